@@ -1,0 +1,1 @@
+"""The contract between training and serving: rendering, encoding, calibration, bundles. Never torch."""
