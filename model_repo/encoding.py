@@ -96,8 +96,8 @@ def fit_to_budget(lengths: Mapping[str, int], spec: RenderSpec, room: int) -> di
     """
     kept = {name: min(lengths[name], budget) for name, budget in spec.field_budgets.items()}
     spare = room - sum(kept.values())
-    for name in kept:
-        extra = min(lengths[name] - kept[name], spare)
+    for name, budgeted in kept.items():
+        extra = min(lengths[name] - budgeted, spare)
         kept[name] += extra
         spare -= extra
     return kept
@@ -140,7 +140,10 @@ class PairEncoder:
         """Token ids by field for each item; a missing field is empty, an unknown one is ignored."""
         names = self.spec.field_names
         ids = self.tokenise([canonical_text(item.get(name, "")) for item in items for name in names])
-        return [dict(zip(names, ids[row * len(names) :], strict=False)) for row in range(len(items))]
+        width = len(names)
+        return [
+            dict(zip(names, ids[row * width : (row + 1) * width], strict=True)) for row in range(len(items))
+        ]
 
     def encode(self, query: str, items: Sequence[Mapping[str, FieldValue]]) -> EncodedPairs:
         """Encode one query against its items; the query is tokenised once."""

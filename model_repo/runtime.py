@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +31,24 @@ class OnnxScorer:
     """One session over one graph. `logits` may be called from several threads; it releases the GIL."""
 
     def __init__(self, bundle: Bundle, *, graph: str = "fp32", threads: int | None = None) -> None:
-        """`threads`: cores one call uses (default all). Raises BundleError when the graph cannot be loaded."""
+        """`threads`: cores one call uses (default all). Raises BundleError when the graph cannot load."""
         try:
             entry = bundle.manifest.graphs[graph]
         except KeyError:
             known = ", ".join(bundle.manifest.graphs)
             raise BundleError(f"{bundle.path}: has no graph {graph!r}; it has {known}") from None
+        self._open(bundle.path / entry.file, entry.precision, entry.inputs, threads)
+        self._pad_id = bundle.manifest.spec.special_ids.pad
+
+    @classmethod
+    def from_file(cls, path: Path, precision: str, inputs: Sequence[str], pad_id: int) -> OnnxScorer:
+        """A scorer over a graph that is not in a bundle yet; for exporters."""
+        scorer = cls.__new__(cls)
+        scorer._open(path, precision, inputs, None)
+        scorer._pad_id = pad_id
+        return scorer
+
+    def _open(self, path: Path, precision: str, inputs: Sequence[str], threads: int | None) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         # Spinning workers take the cores from neighbours between two batches.
@@ -45,13 +59,12 @@ class OnnxScorer:
             ort.preload_dlls()
             providers.insert(0, "CUDAExecutionProvider")
         try:
-            self._session = ort.InferenceSession(str(bundle.path / entry.file), options, providers=providers)
+            self._session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise BundleError(f"{bundle.path / entry.file}: {error}") from error
-        self._pad_id = bundle.manifest.spec.special_ids.pad
-        self._inputs = entry.inputs
+            raise BundleError(f"{path}: {error}") from error
+        self._inputs = tuple(inputs)
         device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
-        self.numerics = f"{entry.precision}/ort-{device}"
+        self.numerics = f"{precision}/ort-{device}"
 
     def logits(self, pairs: EncodedPairs) -> npt.NDArray[np.float32]:
         """fp32 logits [n], one forward pass over all pairs padded to the longest."""

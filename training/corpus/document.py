@@ -1,0 +1,84 @@
+"""What a builder yields: documents of named segments, and drops with a reason. Knows no objective."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+QUERY = "query"
+_KEPT_PER_REASON = 20
+
+
+class DropReason(StrEnum):
+    EMPTY_ITEM = "empty-item"
+    LOW_SIMILARITY = "low-similarity"
+    OVER_USED = "over-used"
+    ALONE = "alone"
+    UNKNOWN_ITEM = "unknown-item"
+    TOO_SHORT = "too-short"
+    COPIES_TITLE = "copies-title"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A query or an item field; `name` decides the segment id."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Segments that belong together; `key` says what it was made from."""
+
+    source: str
+    key: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Something a rule refused."""
+
+    source: str
+    key: str
+    reason: DropReason
+    detail: str
+
+
+Builder = Iterator[Document | Drop]
+
+
+class CorpusReport:
+    """Counts documents and drops while a builder is consumed; keeps some of each drop for reading."""
+
+    def __init__(self) -> None:
+        self._documents: Counter[str] = Counter()
+        self._dropped: dict[str, Counter[str]] = {}
+        self._kept: dict[str, list[str]] = {}
+
+    def documents(self, builder: Builder) -> Iterator[Document]:
+        """The documents of a builder; drops are counted on the way."""
+        for made in builder:
+            reasons = self._dropped.setdefault(made.source, Counter())
+            if isinstance(made, Document):
+                self._documents[made.source] += 1
+                yield made
+            else:
+                reasons[made.reason] += 1
+                if reasons[made.reason] <= _KEPT_PER_REASON:
+                    self._kept.setdefault(made.source, []).append(f"{made.reason}: {made.key}: {made.detail}")
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Per corpus: documents, drops by reason, and examples of drops."""
+        return {
+            name: {
+                "documents": self._documents[name],
+                "dropped": dict(reasons),
+                "examples": self._kept.get(name, []),
+            }
+            for name, reasons in self._dropped.items()
+        }

@@ -1,0 +1,1 @@
+"""Backbone families behind one small interface."""

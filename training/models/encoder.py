@@ -1,0 +1,124 @@
+"""The `encoder` family: a BERT-family masked LM with segment embeddings and a one-logit relevance head.
+
+Shape suffixes: B pairs, L tokens, D hidden, N masked positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM
+from transformers.utils import logging as transformers_logging
+
+from model_repo.spec import FIRST_FIELD_SEGMENT, QUERY_SEGMENT
+
+COSINE_EPS = 1e-8
+# A cosine lies in [-1, 1]; times 10 it spans what a cross-entropy needs, and 0.4 is where
+# the mean pair of a MiniLM space lies.
+_COSINE_SCALE, _COSINE_CENTRE = 10.0, 0.4
+
+
+class RelevanceEncoder(nn.Module):
+    """Masked LM and relevance logit over one backbone.
+
+    logit = scale * cos(mean of query tokens, mean of item tokens) + bias + MLP([CLS]).
+    The cosine keeps what a bi-encoder checkpoint knew before fine-tuning; the MLP starts at zero and
+    learns what the cosine cannot say.
+    """
+
+    def __init__(self, start: Path, *, segments: int, dropout: float) -> None:
+        """`segments`: rows of the segment table, `RenderSpec.segment_count`."""
+        super().__init__()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        self.masked_lm: Any = AutoModelForMaskedLM.from_pretrained(
+            start, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, dtype=torch.float32
+        )
+        _grow_segments(self.masked_lm, segments)
+        width = self.masked_lm.config.hidden_size
+        self.dense = nn.Linear(width, width)
+        self.out = nn.Linear(width, 1)
+        nn.init.normal_(self.dense.weight, std=0.02)
+        for parameter in (self.dense.bias, self.out.weight, self.out.bias):
+            nn.init.zeros_(parameter)
+        self.cosine_scale = nn.Parameter(torch.tensor(_COSINE_SCALE))
+        self.bias = nn.Parameter(torch.tensor(-_COSINE_SCALE * _COSINE_CENTRE))
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """BERT calls it `cls`, RoBERTa `lm_head`."""
+        return self.masked_lm.cls if hasattr(self.masked_lm, "cls") else self.masked_lm.lm_head
+
+    def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Last hidden states [B, L, D]; rows past `lengths` are padding."""
+        length = batch["input_ids"].shape[1]
+        mask_BL = torch.arange(length, device=batch["lengths"].device) < batch["lengths"][:, None]
+        return self.masked_lm.base_model(
+            input_ids=batch["input_ids"], token_type_ids=batch["segment_ids"], attention_mask=mask_BL.long()
+        ).last_hidden_state
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Relevance logits [B]."""
+        x_BLD = self.hidden(batch)
+        segments = batch["segment_ids"]
+        query_BD = _mean(x_BLD, segments == QUERY_SEGMENT)
+        item_BD = _mean(x_BLD, segments >= FIRST_FIELD_SEGMENT)
+        norm_B = (query_BD.square().sum(-1) * item_BD.square().sum(-1)).clamp(min=COSINE_EPS).sqrt()
+        cosine_B = (query_BD * item_BD).sum(-1) / norm_B
+        rest_B = self.out(torch.tanh(self.dense(x_BLD[:, 0])))[:, 0]
+        return self.cosine_scale * cosine_B + self.bias + rest_B
+
+    def masked_lm_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean cross-entropy over the masked positions; only those pass the V-wide projection."""
+        x_BLD = self.hidden(batch)
+        labels = batch["labels"]
+        chosen = labels >= 0
+        logits_NV = self.lm_head(x_BLD[chosen])
+        return nn.functional.cross_entropy(logits_NV, labels[chosen])
+
+    def new_parameters(self) -> set[str]:
+        """Names of weights that the start checkpoint did not bring."""
+        heads = (
+            "dense.",
+            "out.",
+            "cosine_scale",
+            "bias",
+            "masked_lm.cls.predictions.transform",
+            "masked_lm.lm_head",
+        )
+        return {name for name, _ in self.named_parameters() if name.startswith(heads)}
+
+    @torch.no_grad()
+    def round_to_half(self) -> None:
+        """Round every weight to fp16 and back: what the bundle stores is what is evaluated and recorded."""
+        for name, parameter in self.named_parameters():
+            half = parameter.half()
+            if not torch.isfinite(half).all():
+                raise ValueError(f"{name}: a weight exceeds the range of fp16 (65504); train with more decay")
+            parameter.copy_(half.float())
+
+
+def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def _mean(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    weights = mask_BL.to(x_BLD.dtype)
+    return torch.einsum("bl,bld->bd", weights, x_BLD) / weights.sum(1, keepdim=True).clamp(min=1.0)
+
+
+def _grow_segments(masked_lm: nn.Module, segments: int) -> None:
+    """Grow the token-type table: template and query copy type 0, fields type 1 (type 0 where there is one)."""
+    embeddings: Any = cast("Any", masked_lm).base_model.embeddings
+    old = embeddings.token_type_embeddings.weight.data
+    text_type = min(1, old.shape[0] - 1)
+    rows = [0] * FIRST_FIELD_SEGMENT + [text_type] * (segments - FIRST_FIELD_SEGMENT)
+    table = nn.Embedding(segments, old.shape[1])
+    table.weight.data = old[rows].clone()
+    embeddings.token_type_embeddings = table
+    cast("Any", masked_lm).config.type_vocab_size = segments

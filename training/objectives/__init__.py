@@ -1,0 +1,1 @@
+"""Training objectives over documents; they do not know which builder made them."""

@@ -1,0 +1,44 @@
+"""The run folder: what each stage leaves behind, and how a second start finds it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from model_repo.bundle import replace_text
+from training.config import ConfigError, RunConfig
+from training.models.encoder import RelevanceEncoder
+
+
+class RunFolder:
+    """`config.yaml`, one `<stage>.json` a finished stage, `<stage>.pt` where it left weights."""
+
+    def __init__(self, root: Path, config: RunConfig) -> None:
+        """Raises ConfigError when the folder belongs to another configuration."""
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        path = root / "config.yaml"
+        if path.exists() and path.read_text(encoding="utf-8") != resolved:
+            raise ConfigError(f"{path}: holds another configuration; remove {root} or choose another --out")
+        replace_text(path, resolved)
+
+    def result(self, stage: str) -> Any:
+        """What the stage wrote when it finished, or None."""
+        path = self.root / f"{stage}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def finish(self, stage: str, result: Any, model: RelevanceEncoder | None = None) -> None:
+        """Record a stage as done; weights first, so that a record always has them."""
+        if model is not None:
+            scratch = self.root / f".{stage}.pt"
+            torch.save(model.state_dict(), scratch)
+            scratch.replace(self.root / f"{stage}.pt")
+        replace_text(self.root / f"{stage}.json", json.dumps(result, indent=1) + "\n")
+
+    def load_weights(self, stage: str, model: RelevanceEncoder) -> None:
+        model.load_state_dict(torch.load(self.root / f"{stage}.pt", map_location="cpu", weights_only=True))

