@@ -52,7 +52,7 @@ def _fields(item: Item, names: list[str], config: DkeConfig, rng: np.random.Gene
     segments = [Segment(name, text) for name, text in texts if text]
     kept = [s for index, s in enumerate(segments) if index == 0 or rng.random() >= config.field_dropout]
     if config.shuffle_fields:
-        rng.shuffle(kept)  # type: ignore[arg-type]
+        rng.shuffle(kept)
     return kept
 
 

@@ -263,6 +263,9 @@ def _completion(row: dict[str, Any]) -> Completion:
     if not isinstance(queries, list) or not all(isinstance(query, dict) for query in queries):
         raise TypeError("queries is not a list of objects")
     return Completion(
-        *(_text(row, name) for name in ("item_id", "summary", "paraphrase", "background")),
-        [CompletionQuery(_text(query, "query"), _text(query, "explanation")) for query in queries],
+        item_id=_text(row, "item_id"),
+        summary=_text(row, "summary"),
+        paraphrase=_text(row, "paraphrase"),
+        background=_text(row, "background"),
+        queries=[CompletionQuery(_text(query, "query"), _text(query, "explanation")) for query in queries],
     )

@@ -119,7 +119,7 @@ def _thresholded(
     count = int(query.max(initial=-1)) + 1
 
     def per_query(chosen: npt.NDArray[np.bool_]) -> Weights:
-        return np.bincount(query, weights=chosen, minlength=count)
+        return np.bincount(query, weights=chosen, minlength=count).astype(np.float64)
 
     hits, calls, positives = per_query(relevant & called), per_query(called), per_query(relevant)
     right, pairs = per_query(relevant == called), per_query(np.ones_like(called))

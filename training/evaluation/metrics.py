@@ -58,6 +58,5 @@ def _dcg(
     starts = np.searchsorted(sorted_query, np.arange(count))
     rank = np.arange(len(order)) - starts[sorted_query]
     kept = rank < CUTOFF
-    return np.bincount(
-        sorted_query[kept], weights=gains[order][kept] / np.log2(rank[kept] + 2), minlength=count
-    )
+    weights = gains[order][kept] / np.log2(rank[kept] + 2)
+    return np.bincount(sorted_query[kept], weights=weights, minlength=count).astype(np.float64)

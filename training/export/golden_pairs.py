@@ -27,7 +27,7 @@ def _edges(plain: GoldenPair, encoder: PairEncoder) -> list[GoldenPair]:
     names = encoder.spec.field_names
     only = encoder.spec.plain_text_field
     long = " ".join(["relevance"] * (2 * encoder.spec.max_tokens))
-    variants = {
+    variants: dict[str, tuple[str, dict[str, str | list[str]]]] = {
         "one field empty": (plain.query, {**plain.fields, names[0]: ""}),
         "plain text only": (plain.query, {only: "a plain string"}),
         "one token each": ("a", {only: "b"}),

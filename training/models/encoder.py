@@ -34,8 +34,9 @@ class RelevanceEncoder(nn.Module):
     def __init__(self, start: Path, *, segments: int, dropout: float) -> None:
         """`segments`: rows of the segment table, `RenderSpec.segment_count`."""
         super().__init__()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        quiet: Any = transformers_logging
+        quiet.set_verbosity_error()
+        quiet.disable_progress_bar()
         self.masked_lm: Any = AutoModelForMaskedLM.from_pretrained(
             start, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, dtype=torch.float32
         )
@@ -52,15 +53,17 @@ class RelevanceEncoder(nn.Module):
     @property
     def lm_head(self) -> nn.Module:
         """BERT calls it `cls`, RoBERTa `lm_head`."""
-        return self.masked_lm.cls if hasattr(self.masked_lm, "cls") else self.masked_lm.lm_head
+        head: nn.Module = self.masked_lm.cls if hasattr(self.masked_lm, "cls") else self.masked_lm.lm_head
+        return head
 
     def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Last hidden states [B, L, D]; rows past `lengths` are padding."""
         length = batch["input_ids"].shape[1]
         mask_BL = torch.arange(length, device=batch["lengths"].device) < batch["lengths"][:, None]
-        return self.masked_lm.base_model(
+        x_BLD: Tensor = self.masked_lm.base_model(
             input_ids=batch["input_ids"], token_type_ids=batch["segment_ids"], attention_mask=mask_BL.long()
         ).last_hidden_state
+        return x_BLD
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Relevance logits [B]."""
@@ -71,7 +74,8 @@ class RelevanceEncoder(nn.Module):
         norm_B = (query_BD.square().sum(-1) * item_BD.square().sum(-1)).clamp(min=COSINE_EPS).sqrt()
         cosine_B = (query_BD * item_BD).sum(-1) / norm_B
         rest_B = self.out(torch.tanh(self.dense(x_BLD[:, 0])))[:, 0]
-        return self.cosine_scale * cosine_B + self.bias + rest_B
+        logits_B: Tensor = self.cosine_scale * cosine_B + self.bias + rest_B
+        return logits_B
 
     def masked_lm_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean cross-entropy over the masked positions; only those pass the V-wide projection."""

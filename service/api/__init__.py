@@ -1,0 +1,1 @@
+"""HTTP: schemas, routes and problem documents. Knows scoring, and nothing below it."""

@@ -1,0 +1,1 @@
+"""Token-budget micro-batching in front of the engine."""
