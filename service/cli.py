@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"cprm-serve: CPRM_{str(entry['loc'][0]).upper()}: {entry['msg']}", file=sys.stderr)
         return 2
     logs.configure(settings.log_level)
+    # uvicorn raises the signal again after its graceful stop; that must not turn exit 0 into a kill.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     uvicorn.run(
         create_app(settings),
         host=settings.host,

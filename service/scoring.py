@@ -76,9 +76,11 @@ class Scorer:
     async def score(self, model: LoadedModel, query: Query) -> tuple[list[Result], Timings]:
         """Results in the order of the items.
 
-        Raises OverloadedError and TooLargeError when the misses find no place, DeadlineError when no partial
+        Raises InvalidError for too many items to explain, OverloadedError and TooLargeError when the misses find no place, DeadlineError when no partial
         answer is allowed, NotReadyError when the engine fails on everything.
         """
+        if query.explain and len(query.items) > MAX_EXPLAINED_ITEMS:
+            raise InvalidError(f"takes at most {MAX_EXPLAINED_ITEMS} items", field="explain")
         timings = Timings()
         names = model.bundle.manifest.spec.field_names
         empty = [not any(canonical_text(item.get(name, "")) for name in names) for item in query.items]
@@ -187,8 +189,6 @@ class Scorer:
 
     async def _explain(self, model: LoadedModel, query: Query, results: Sequence[Result]) -> None:
         """Change of the logit when a field is left out; positive means that the field spoke for the item."""
-        if len(query.items) > MAX_EXPLAINED_ITEMS:
-            raise InvalidError(f"explain takes at most {MAX_EXPLAINED_ITEMS} items", field="explain")
         for item, result in zip(query.items, results, strict=True):
             names = [n for n in model.bundle.manifest.spec.field_names if canonical_text(item.get(n, ""))]
             if result.status != "scored":

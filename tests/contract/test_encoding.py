@@ -135,11 +135,15 @@ def test_canonical_text_is_one_line_in_one_form() -> None:
 
 def test_keys_keep_fields_apart() -> None:
     spec = bert_spec()
-    assert pair_key(spec, "q", {"title": "ab", "tags": "c"}) != pair_key(spec, "q", {"title": "a", "tags": "bc"})
+    assert pair_key(spec, "q", {"title": "ab", "tags": "c"}) != pair_key(
+        spec, "q", {"title": "a", "tags": "bc"}
+    )
     assert pair_key(spec, "q", {"title": "ab"}) == pair_key(spec, "q ", {"title": " ab", "unknown": "x"})
     assert pair_key(spec, "q", {"title": "ab"})[0] != pair_key(spec, "p", {"title": "ab"})[0]
 
 
 def test_the_contract_package_does_not_import_torch() -> None:
-    code = "import sys, model_repo.cli, model_repo.runtime, model_repo.bundle; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, model_repo.cli, model_repo.runtime, model_repo.bundle; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

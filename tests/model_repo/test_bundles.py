@@ -176,7 +176,11 @@ def test_calibration_is_monotone_and_does_not_overflow(tiny: Bundle) -> None:
 def test_calibration_with_the_wrong_number_of_thresholds_is_refused() -> None:
     with pytest.raises(ValueError, match="2 grades need 1 thresholds"):
         Calibration(
-            method="platt", slope=1, decision_threshold=0.5, grade_names=("a", "b"), grade_thresholds=(0.1, 0.2)
+            method="platt",
+            slope=1,
+            decision_threshold=0.5,
+            grade_names=("a", "b"),
+            grade_thresholds=(0.1, 0.2),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ class Shop:
     """A data set in memory whose labels nobody may read."""
 
     card = CARD
-    items = {
+    items: ClassVar = {
         "a": Item("a", {"title": "gas", "about": "pays gas bills"}),
         "b": Item("b", {"title": "oil", "about": "pays oil bills"}),
         "cold": Item("cold", {"title": "sun", "about": "sells panels"}),
@@ -42,7 +43,12 @@ class Shop:
         pytest.fail("labels never reach a builder")
 
     def clicks(self) -> list[Click]:
-        return [Click("heat", "a", 10, 9), Click("heat", "b", 10, 5), Click("stray", "b", 10, 4), Click("x", "a", 9, 0)]
+        return [
+            Click("heat", "a", 10, 9),
+            Click("heat", "b", 10, 5),
+            Click("stray", "b", 10, 4),
+            Click("x", "a", 9, 0),
+        ]
 
     def completions(self) -> list[Completion]:
         good = [CompletionQuery("warm my home", "it pays for gas")]
@@ -108,8 +114,12 @@ def test_icp_on_the_sample_set_keeps_adjacent_contexts_apart(sample: Dataset) ->
     def random_embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
         return np.ones((len(texts), 1), dtype=np.float32)
 
-    contexts = [d for d in build_icp(sample, IcpConfig(), embed=random_embed, seed=0) if isinstance(d, Document)]
-    shared = [bool({s.text for s in a.segments} & {s.text for s in b.segments}) for a, b in pairwise(contexts)]
+    contexts = [
+        d for d in build_icp(sample, IcpConfig(), embed=random_embed, seed=0) if isinstance(d, Document)
+    ]
+    shared = [
+        bool({s.text for s in a.segments} & {s.text for s in b.segments}) for a, b in pairwise(contexts)
+    ]
     assert len(contexts) > 300
     # Categories are shared by right; without reordering half of all neighbours share an item or a query.
     assert np.mean(shared) < 0.25
@@ -119,7 +129,10 @@ def test_rcd_puts_prose_under_the_body_and_names_what_it_refuses() -> None:
     made = list(build_rcd(SHOP, RcdConfig(), seed=0))
     documents = {d.key: d.segments for d in made if isinstance(d, Document)}
     assert documents["a:summary"] == (Segment("title", "gas"), Segment("about", "bills for gas"))
-    assert documents["a:query-1"][1:] == (Segment("query", "warm my home"), Segment("about", "it pays for gas"))
+    assert documents["a:query-1"][1:] == (
+        Segment("query", "warm my home"),
+        Segment("about", "it pays for gas"),
+    )
     assert set(drops(made)) == {("a", DropReason.TOO_SHORT), ("gone", DropReason.UNKNOWN_ITEM)}
 
 

@@ -65,7 +65,9 @@ BAD_ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "row", "reason", "line"), BAD_ROWS, ids=[f"{r[0]} {r[2]}" for r in BAD_ROWS])
+@pytest.mark.parametrize(
+    ("name", "row", "reason", "line"), BAD_ROWS, ids=[f"{r[0]} {r[2]}" for r in BAD_ROWS]
+)
 def test_a_bad_row_stops_strict_reading_and_is_counted_by_lenient(
     folder: Path, name: str, row: bytes, reason: Reason, line: int
 ) -> None:

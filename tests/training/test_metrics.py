@@ -41,7 +41,7 @@ def test_ndcg_agrees_with_scikit_learn_where_nothing_ties() -> None:
     scores = scores + np.linspace(0, 1e-3, len(scores))
     by_hand = []
     for start in range(0, len(pairs), 15):
-        gains = np.array([[2.0 ** p.label - 1 for p in pairs[start : start + 15]]])
+        gains = np.array([[2.0**p.label - 1 for p in pairs[start : start + 15]]])
         if gains.sum():
             by_hand.append(ndcg_score(gains, scores[None, start : start + 15], k=10))
     assert ndcg_at_10(pairs, scores).value.tolist() == pytest.approx(by_hand)

@@ -20,7 +20,9 @@ def encoder(sample: Dataset) -> PairEncoder:
     return PairEncoder(encoder_spec(sample, tokenizer, RenderConfig()), tokenizer)
 
 
-DOCUMENT = Document("dke", "a", (Segment("title", "gas power"), Segment("query", "pay"), Segment("services", "x " * 9)))
+DOCUMENT = Document(
+    "dke", "a", (Segment("title", "gas power"), Segment("query", "pay"), Segment("services", "x " * 9))
+)
 
 
 def test_segments_carry_the_ids_of_their_fields(encoder: PairEncoder) -> None:
@@ -44,7 +46,9 @@ def masked(encoder: PairEncoder, config: MlmConfig, seed: int) -> tuple[dict[str
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_segment_masking_hides_whole_segments_and_no_more_than_its_share(encoder: PairEncoder, seed: int) -> None:
+def test_segment_masking_hides_whole_segments_and_no_more_than_its_share(
+    encoder: PairEncoder, seed: int
+) -> None:
     arrays, row = masked(encoder, MlmConfig(segment_rate=0.999, max_segment_share=0.5), seed)
     for labels, ids in zip(arrays["labels"], arrays["input_ids"], strict=True):
         hidden = labels != IGNORE

@@ -68,8 +68,10 @@ def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundl
     """Run every stage that has not finished in this run folder; return the exported bundle."""
     done = shop.folder.result("export")
     if done and (repository.root / done["name"] / done["version"]).is_dir():
-        _console.print(f"[dim]{shop.folder.root} is complete; nothing to do[/]")
-        return Bundle.load(repository.root / done["name"] / done["version"])
+        bundle = Bundle.load(repository.root / done["name"] / done["version"])
+        _console.print(f"[dim]{shop.folder.root} is complete; nothing to train[/]")
+        write_report(shop.folder.root, bundle.manifest)
+        return bundle
     pretrain(shop)
     fine_tune(shop, RECIPE)
     if shop.config.sft_alone:

@@ -1,0 +1,82 @@
+"""The graph scores what the PyTorch model scored: alone, in company, at every length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_repo.bundle import Bundle
+from model_repo.repository import Repository
+from model_repo.runtime import OnnxScorer, score_all
+from training.data.dataset import Dataset
+from training.evaluation.predict import predict
+from training.export.bert_graph import UnsupportedBackboneError, write_bert_graph
+from training.export.exporter import ParityError, Trained, export_bundle
+from training.models.encoder import RelevanceEncoder
+from training.rendering import PairSource
+
+BUNDLES = Path(__file__).parents[2] / "model_repo" / "bundles"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, sample: Dataset) -> Trained:
+    from support.tiny import tiny_trained
+
+    return tiny_trained(tmp_path_factory.mktemp("checkpoint"), sample)
+
+
+def test_graph_and_model_agree_on_real_pairs(trained: Trained, tiny: Bundle, sample: Dataset) -> None:
+    pairs = PairSource(sample, trained.encoder).encode(sample.labels("dev")[:200])
+    ours = predict(trained.model, pairs, pad_id=0, title="", quiet=True)
+    np.testing.assert_allclose(score_all(OnnxScorer(tiny, threads=1), pairs), ours, atol=1e-5)
+    assert np.std(ours) > 0.01
+
+
+@pytest.mark.parametrize("name", ["tiny", "miniapps"])
+def test_a_pair_scores_the_same_alone_and_in_any_company(name: str, tiny: Bundle, sample: Dataset) -> None:
+    bundle = tiny if name == "tiny" else Bundle.load(Repository(BUNDLES).resolve(name))
+    scorer = OnnxScorer(bundle, threads=1)
+    pairs = PairSource(sample, bundle.encoder).encode(sample.labels("dev")[:24])
+    together = scorer.logits(pairs)
+    alone = np.concatenate([scorer.logits(pairs.take([row])) for row in range(len(pairs))])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_drifting_graph_is_not_exported(
+    trained: Trained, sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drift(model: RelevanceEncoder, path: Path) -> None:
+        bias = model.bias.data.clone()
+        model.bias.data += 0.1
+        write_bert_graph(model, path)
+        model.bias.data.copy_(bias)
+
+    monkeypatch.setattr("training.export.exporter.write_bert_graph", drift)
+    provenance = {
+        "command": "t", "seed": 0, "start_weights": "t", "dataset": "t", "dataset_licence": "t", "config": {},
+    }  # fmt: skip
+    with pytest.raises(ParityError, match="graph and PyTorch differ"):
+        export_bundle(
+            trained, sample, Repository(tmp_path), "tiny", provenance=provenance, metrics={}, promote=True
+        )
+    assert Repository(tmp_path).names() == []
+
+
+def test_other_architectures_are_refused_by_name(trained: Trained, tmp_path: Path) -> None:
+    config = trained.model.masked_lm.config
+    config.hidden_act = "gelu_new"
+    try:
+        with pytest.raises(UnsupportedBackboneError, match="BERT graphs only"):
+            write_bert_graph(trained.model, tmp_path / "model.onnx")
+    finally:
+        config.hidden_act = "gelu"
+
+
+def test_weights_beyond_half_precision_are_refused_by_name(trained: Trained) -> None:
+    kept = trained.model.dense.bias.data.clone()
+    trained.model.dense.bias.data[0] = 1e6
+    with pytest.raises(ValueError, match=r"dense\.bias"):
+        trained.model.round_to_half()
+    trained.model.dense.bias.data.copy_(kept)

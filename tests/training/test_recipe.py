@@ -1,0 +1,154 @@
+"""Targets, losses, the loop, and the whole recipe at a tiny size, interrupted and resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from model_repo.repository import Repository
+from training.cli import main
+from training.config import ConfigError, load_config
+from training.data.dataset import LabelScale
+from training.stages import run as stages
+from training.stages.sft import _listwise, graded_target
+
+CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
+TINY = """
+bundle: tiny
+render: {max_tokens: 64, query_budget: 12, role_budgets: {title: 8, keywords: 8, category: 6, body: 8}}
+pretrain: {optimiser: {tokens: 3000}, batch_tokens: 1024, max_document_tokens: 64}
+sft: {optimiser: {tokens: 6000}}
+"""
+
+
+def test_graded_targets_stay_on_their_side_of_one_half() -> None:
+    graded = LabelScale(scale=(0, 3), relevant_from=2)
+    assert [graded_target(label, graded) for label in range(4)] == [0.0, 0.25, 0.75, 1.0]
+    binary = LabelScale(scale=(0, 1), relevant_from=1)
+    assert [graded_target(label, binary) for label in range(2)] == [0.0, 1.0]
+
+
+def test_the_listwise_loss_is_listnet_per_query() -> None:
+    logits = torch.tensor([1.0, 2.0, 0.5, 3.0, -1.0])
+    gains = torch.tensor([7.0, 1.0, 0.0, 0.0, 0.0])
+    groups = torch.tensor([0, 0, 0, 1, 1])
+    expected = -(torch.tensor([7 / 8, 1 / 8, 0.0]) * functional.log_softmax(logits[:3], 0)).sum()
+    torch.testing.assert_close(_listwise(logits, gains, groups), expected)
+    assert float(_listwise(logits, gains * 0, groups)) == 0.0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid(path: Path) -> None:
+    assert load_config(path).bundle
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("bundle: x\nsfft: 1", "sfft"), ("a: [", "not YAML"), ("bundle: x", "pretrain: Field required")],
+)
+def test_a_wrong_config_names_file_and_field(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"c.yaml: .*{message}"):
+        load_config(path)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole recipe on the sample set with a random two-layer model; dev and test cut short."""
+    from support.tiny import SAMPLE, tiny_checkpoint
+
+    root = tmp_path_factory.mktemp("run")
+    data = root / "data"
+    data.mkdir()
+    for path in SAMPLE.iterdir():
+        text = path.read_bytes()
+        if path.name.startswith(("labels.dev", "labels.test")):
+            text = b"\n".join(text.split(b"\n")[:601]) + b"\n"
+        (data / path.name).write_bytes(text)
+    (root / "tiny.yaml").write_text(TINY)
+    start = tiny_checkpoint(root / "checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "minilm_path", lambda: start)
+        patch.setattr("training.corpus.embedding.minilm_path", lambda: start)
+        patch.setattr("training.stages.run.write_report", _interrupt)
+        arguments = [
+            "run",
+            "--config",
+            str(root / "tiny.yaml"),
+            "--data",
+            str(data),
+            "--out",
+            str(root / "out"),
+        ]
+        assert main([*arguments, "--bundles", str(root / "bundles")]) == 130
+        patch.undo()
+        patch.setattr(stages, "minilm_path", lambda: start)
+        assert main([*arguments, "--bundles", str(root / "bundles")]) == 0
+    return root
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_leaves_config_curves_metrics_report_and_bundle(tiny_run: Path) -> None:
+    out = tiny_run / "out"
+    assert "bundle: tiny" in (out / "config.yaml").read_text()
+    assert json.loads((out / "cprm.json").read_text())["curve"]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["models"]) == {"cprm", "sft-alone", "bm25", "minilm-cosine"}
+    low, high = (metrics["differences"]["sft-alone"]["auc"][side] for side in ("low", "high"))
+    assert low <= metrics["differences"]["sft-alone"]["auc"]["value"] <= high
+    report = (out / "report.html").read_text()
+    assert report.count("data:image/png;base64,") == 4
+    assert "What the recipe adds" in report
+    assert Repository(tiny_run / "bundles").aliases("tiny") == {"production": "1"}
+
+
+def test_a_second_start_repeats_nothing(tiny_run: Path) -> None:
+    out = tiny_run / "out"
+    assert Repository(tiny_run / "bundles").versions("tiny") == ["1"]
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.pt")}
+    assert set(before) == {"pretrain.pt", "cprm.pt", "sft-alone.pt"}
+
+
+def test_a_run_folder_of_another_config_is_not_reused(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tiny_run / "other.yaml"
+    other.write_text(TINY + "seed: 1\n")
+    arguments = ["--config", str(other), "--data", str(tiny_run / "data"), "--out", str(tiny_run / "out")]
+    assert main(["run", *arguments]) == 1
+    assert "holds another configuration" in capsys.readouterr().err
+
+
+def test_score_writes_what_the_bundle_says_about_a_pair_file(tiny_run: Path) -> None:
+    bundle, data = tiny_run / "bundles" / "tiny" / "1", tiny_run / "data"
+    labels, out = data / "labels.dev.tsv", tiny_run / "scores.tsv"
+    arguments = ["--bundle", str(bundle), "--data", str(data), "--labels", str(labels), "--out", str(out)]
+    assert main(["score", *arguments]) == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    with labels.open() as file:
+        wanted = list(csv.DictReader(file, delimiter="\t"))
+    assert list(rows[0]) == ["query", "item_id", "label", "score"]
+    assert [(r["query"], r["item_id"], r["label"]) for r in rows] == [tuple(w.values()) for w in wanted]
+    assert len({r["score"] for r in rows}) > 100
+    assert all(0 <= float(r["score"]) <= 1 for r in rows)
+
+
+def test_score_names_the_bad_line_and_writes_nothing(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, out = tiny_run / "bad.tsv", tiny_run / "none.tsv"
+    bad.write_text("query\titem_id\tlabel\ngas\tnope\t1\n")
+    arguments = ["--bundle", str(tiny_run / "bundles/tiny/1"), "--data", str(tiny_run / "data")]
+    assert main(["score", *arguments, "--labels", str(bad), "--out", str(out)]) == 1
+    assert "bad.tsv:2: item_id: 'nope' is not in items" in capsys.readouterr().err
+    assert not out.exists()
