@@ -76,8 +76,8 @@ class Scorer:
     async def score(self, model: LoadedModel, query: Query) -> tuple[list[Result], Timings]:
         """Results in the order of the items.
 
-        Raises InvalidError for too many items to explain, OverloadedError and TooLargeError when the misses find no place, DeadlineError when no partial
-        answer is allowed, NotReadyError when the engine fails on everything.
+        Raises InvalidError for too many items to explain, OverloadedError and TooLargeError when the misses find
+        no place, DeadlineError when no partial answer is allowed, NotReadyError when the engine fails on everything.
         """
         if query.explain and len(query.items) > MAX_EXPLAINED_ITEMS:
             raise InvalidError(f"takes at most {MAX_EXPLAINED_ITEMS} items", field="explain")

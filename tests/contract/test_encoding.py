@@ -79,7 +79,8 @@ def test_a_query_over_its_budget_is_cut_and_reported(encoder: PairEncoder) -> No
 def test_special_tokens_typed_by_a_user_are_ordinary_text(encoder: PairEncoder, text: str) -> None:
     pairs = encoder.encode(text, [{"title": text}])
     inner = pairs.input_ids[pairs.segment_ids > 0]
-    assert len(inner) and not set(inner.tolist()) & {CLS, SEP, MASK, PAD}
+    assert len(inner) > 0
+    assert not set(inner.tolist()) & {CLS, SEP, MASK, PAD}
 
 
 def test_an_item_without_text_still_has_query_and_template(encoder: PairEncoder) -> None:

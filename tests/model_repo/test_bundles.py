@@ -78,9 +78,13 @@ def test_an_existing_version_is_never_rewritten(own_repository: Path) -> None:
 
 
 def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), writing_version(tmp_path / "m", "1") as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError
+    def write() -> None:
+        with writing_version(tmp_path / "m", "1") as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
     assert list((tmp_path / "m").iterdir()) == []
 
 
