@@ -83,6 +83,8 @@ class RunConfig(_Strict):
     family: Literal["encoder"] = "encoder"
     dropout: float = 0.0
     """Ours: at these budgets no weight is seen twice in the same state, and without it a CPU step halves."""
+    start_from_cosine: bool = True
+    """False: the logit comes from [CLS] alone, as in a plain cross-encoder; for comparison."""
     render: RenderConfig = RenderConfig()
     pretrain: PretrainConfig
     sft: SftConfig

@@ -73,6 +73,8 @@ def _optimiser(model: RelevanceEncoder, config: OptimiserConfig) -> torch.optim.
     new = model.new_parameters()
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         groups.setdefault((name in new, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [

@@ -31,8 +31,8 @@ class RelevanceEncoder(nn.Module):
     learns what the cosine cannot say.
     """
 
-    def __init__(self, start: Path, *, segments: int, dropout: float) -> None:
-        """`segments`: rows of the segment table, `RenderSpec.segment_count`."""
+    def __init__(self, start: Path, *, segments: int, dropout: float, cosine: bool = True) -> None:
+        """`segments`: rows of the segment table, `RenderSpec.segment_count`. `cosine` off: it starts at zero."""
         super().__init__()
         quiet: Any = transformers_logging
         quiet.set_verbosity_error()
@@ -45,10 +45,12 @@ class RelevanceEncoder(nn.Module):
         self.dense = nn.Linear(width, width)
         self.out = nn.Linear(width, 1)
         nn.init.normal_(self.dense.weight, std=0.02)
-        for parameter in (self.dense.bias, self.out.weight, self.out.bias):
-            nn.init.zeros_(parameter)
-        self.cosine_scale = nn.Parameter(torch.tensor(_COSINE_SCALE))
-        self.bias = nn.Parameter(torch.tensor(-_COSINE_SCALE * _COSINE_CENTRE))
+        nn.init.normal_(self.out.weight, std=0.0 if cosine else 0.02)
+        nn.init.zeros_(self.dense.bias)
+        nn.init.zeros_(self.out.bias)
+        scale = _COSINE_SCALE if cosine else 0.0
+        self.cosine_scale = nn.Parameter(torch.tensor(scale), requires_grad=cosine)
+        self.bias = nn.Parameter(torch.tensor(-scale * _COSINE_CENTRE))
 
     @property
     def lm_head(self) -> nn.Module:

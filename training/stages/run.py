@@ -52,7 +52,12 @@ class Workshop:
         """A model at its start weights; the seed fixes the new ones."""
         torch.manual_seed(self.config.seed)
         spec = self.encoder.spec
-        return RelevanceEncoder(minilm_path(), segments=spec.segment_count, dropout=self.config.dropout)
+        return RelevanceEncoder(
+            minilm_path(),
+            segments=spec.segment_count,
+            dropout=self.config.dropout,
+            cosine=self.config.start_from_cosine,
+        )
 
 
 def open_workshop(config: RunConfig, data: Path, out: Path) -> Workshop:
