@@ -39,6 +39,9 @@ class Shop:
         "void": Item("void", {"title": " "}),
     }
 
+    def item_text(self, item_id: str) -> str:
+        return str(self.items[item_id].fields["title"])
+
     def labels(self, split: str) -> list[LabelledPair]:
         pytest.fail("labels never reach a builder")
 

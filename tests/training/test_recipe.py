@@ -75,7 +75,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     start = tiny_checkpoint(root / "checkpoint")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "minilm_path", lambda: start)
-        patch.setattr("training.corpus.embedding.minilm_path", lambda: start)
+        patch.setattr("training.models.embedding.minilm_path", lambda: start)
         patch.setattr("training.stages.run.write_report", _interrupt)
         arguments = [
             "run",

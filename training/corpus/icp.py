@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from model_repo.text import canonical_text
 from training.corpus.clicklog import ClickedPair, as_table, clicked_pairs, fetch
 from training.corpus.document import QUERY, Builder, Document, Drop, DropReason, Segment
-from training.corpus.embedding import Embedder
 from training.data.dataset import Dataset
+from training.models.embedding import Embedder
 
 
 class IcpConfig(BaseModel):
@@ -83,11 +83,9 @@ def _segments(dataset: Dataset, member: str, config: IcpConfig) -> list[Segment]
 
 
 def _vectors(dataset: Dataset, pairs: list[ClickedPair], embed: Embedder) -> _Vectors:
-    from training.evaluation.bm25 import item_text
-
     queries = list(dict.fromkeys(pair.query for pair in pairs))
     items = list(dict.fromkeys(pair.item_id for pair in pairs))
-    vectors = embed([*queries, *(item_text(dataset, item_id) for item_id in items)])
+    vectors = embed([*queries, *(dataset.item_text(item_id) for item_id in items)])
     return dict(zip([*map(_q, queries), *items], vectors, strict=True))
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model_repo.text import canonical_text
 from training.data.lines import find, json_rows
 from training.data.pairs import Click, LabelledPair, read_clicks, read_labels
 from training.data.problems import DataError, Problem, ProblemLog, Reason
@@ -129,6 +130,12 @@ class Dataset:
                 f"{path}: no usable item; `cprm-train data check {self.root}` lists what is wrong"
             )
         return items
+
+    def item_text(self, item_id: str) -> str:
+        """All fields of an item as one text, in the card's order."""
+        fields = self.items[item_id].fields
+        texts = (canonical_text(fields.get(field.name, "")) for field in self.card.item_fields)
+        return ". ".join(text for text in texts if text)
 
     def labels(self, split: str) -> list[LabelledPair]:
         """Labelled pairs of train, dev or test, in file order. Raises DataError when the file is missing."""

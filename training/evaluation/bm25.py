@@ -9,7 +9,6 @@ import bm25s
 import numpy as np
 import numpy.typing as npt
 
-from model_repo.text import canonical_text
 from training.data.dataset import Dataset
 from training.data.pairs import LabelledPair
 
@@ -20,7 +19,7 @@ def bm25_scores(dataset: Dataset, pairs: Sequence[LabelledPair]) -> npt.NDArray[
     """Lucene's BM25 (k1 1.5, b 0.75) of each pair; statistics over all items, words lower-cased, no stemming."""
     ids = {item_id: row for row, item_id in enumerate(dataset.items)}
     retriever = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-    retriever.index([_words(item_text(dataset, item_id)) for item_id in ids], show_progress=False)
+    retriever.index([_words(dataset.item_text(item_id)) for item_id in ids], show_progress=False)
     known = retriever.vocab_dict
     scores = np.empty(len(pairs), dtype=np.float32)
     rows: dict[str, list[int]] = {}
@@ -31,13 +30,6 @@ def bm25_scores(dataset: Dataset, pairs: Sequence[LabelledPair]) -> npt.NDArray[
         by_item = retriever.get_scores(words) if words else np.zeros(len(ids), dtype=np.float32)
         scores[members] = by_item[[ids[pairs[row].item_id] for row in members]]
     return scores
-
-
-def item_text(dataset: Dataset, item_id: str) -> str:
-    """All fields of an item as one text, in the data set's order."""
-    fields = dataset.items[item_id].fields
-    texts = (canonical_text(fields.get(field.name, "")) for field in dataset.card.item_fields)
-    return ". ".join(text for text in texts if text)
 
 
 def _words(text: str) -> list[str]:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from training.corpus.embedding import Embedder
 from training.data.dataset import Dataset
 from training.data.pairs import LabelledPair
-from training.evaluation.bm25 import item_text
+from training.models.embedding import Embedder
 
 
 def cosine_scores(
@@ -20,5 +19,5 @@ def cosine_scores(
     queries = list(dict.fromkeys(pair.query for pair in pairs))
     items = list(dict.fromkeys(pair.item_id for pair in pairs))
     q = dict(zip(queries, embed(queries), strict=True))
-    d = dict(zip(items, embed([item_text(dataset, item_id) for item_id in items]), strict=True))
+    d = dict(zip(items, embed([dataset.item_text(item_id) for item_id in items]), strict=True))
     return np.array([q[pair.query] @ d[pair.item_id] for pair in pairs], dtype=np.float32)

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from model_repo.calibration import Calibration
-from training.corpus.embedding import Embedder
 from training.data.dataset import Dataset
 from training.evaluation.bm25 import bm25_scores
 from training.evaluation.bootstrap import bootstrap, paired_difference
@@ -18,6 +17,7 @@ from training.evaluation.cosine import cosine_scores
 from training.evaluation.metrics import best_threshold
 from training.evaluation.predict import predict
 from training.evaluation.slices import slice_masks
+from training.models.embedding import Embedder
 from training.models.encoder import RelevanceEncoder
 from training.rendering import PairSource
 

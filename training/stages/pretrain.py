@@ -11,11 +11,11 @@ from model_repo.encoding import PairEncoder
 from training.config import PretrainConfig
 from training.corpus.dke import build_dke
 from training.corpus.document import Builder, CorpusReport, Document
-from training.corpus.embedding import Embedder
 from training.corpus.icp import build_icp
 from training.corpus.rcd import build_rcd
 from training.data.dataset import Dataset
 from training.loop import Batch
+from training.models.embedding import Embedder
 from training.models.encoder import RelevanceEncoder, to_tensors
 from training.objectives.mlm import Row, mask_batch, tokenise_documents
 

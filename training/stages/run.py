@@ -17,13 +17,13 @@ from model_repo.bundle import Bundle
 from model_repo.encoding import PairEncoder
 from model_repo.repository import Repository
 from training.config import RunConfig
-from training.corpus.embedding import MiniLmEmbedder
 from training.data.dataset import Dataset, load_dataset
 from training.data.pairs import LabelledPair
 from training.evaluation.calibrate import fit_calibration
 from training.export.exporter import Trained, export_bundle
 from training.loop import train
 from training.models.checkpoint import load_tokenizer, minilm_path
+from training.models.embedding import MiniLmEmbedder
 from training.models.encoder import RelevanceEncoder
 from training.rendering import PairSource, encoder_spec
 from training.report.render import write_report
