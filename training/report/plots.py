@@ -44,6 +44,9 @@ def comparison(models: Mapping[str, Mapping[str, Any]], metric: str, title: str)
             error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
         )
     axis.set_xticks(range(len(slices)), slices, rotation=20, ha="right")
+    # Not from zero: intervals of a point or two must stay visible; the tables have the values.
+    lowest = min(m[metric]["low"] for by in models.values() for m in by.values() if _known(m.get(metric)))
+    axis.set_ylim(bottom=0.9 * lowest)
     axis.set_title(title)
     axis.legend(fontsize=8, ncols=len(models), frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25))
     return _png(figure)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from tokenizers import Tokenizer
@@ -18,7 +17,6 @@ from model_repo.encoding import PairEncoder
 from model_repo.repository import Repository
 from training.config import RunConfig
 from training.data.dataset import Dataset, load_dataset
-from training.data.pairs import LabelledPair
 from training.evaluation.calibrate import fit_calibration
 from training.export.exporter import Trained, export_bundle
 from training.loop import train
@@ -137,19 +135,16 @@ def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
     """Score dev and test with every model and baseline; dev chooses thresholds, test is only reported."""
     model = shop.model()
     scores: dict[str, SplitScores] = {}
-    for name in [RECIPE, *([SFT_ALONE] if shop.config.sft_alone else [])][::-1]:
+    # The recipe last: its weights are the ones that stay in the model.
+    for name in [*([SFT_ALONE] if shop.config.sft_alone else []), RECIPE]:
         shop.folder.load_weights(name, model)
-        scores[name] = model_scores(model, shop.dataset, shop.source, title=name)
-    dev = shop.dataset.labels("dev")
-    calibration = fit_calibration(scores[RECIPE].dev, _labels(dev), shop.dataset.card.labels)
+        scores = {name: model_scores(model, shop.dataset, shop.source, title=name)} | scores
+    labels = np.array([pair.label for pair in shop.dataset.labels("dev")], dtype=np.int64)
+    calibration = fit_calibration(scores[RECIPE].dev, labels, shop.dataset.card.labels)
     scores |= baseline_scores(shop.dataset, shop.embed)
     results = summarise(shop.dataset, scores, calibration, recipe=RECIPE)
     shop.folder.finish("metrics", results)
     return Trained(model, shop.encoder, shop.tokenizer, calibration), results
-
-
-def _labels(pairs: list[LabelledPair]) -> npt.NDArray[np.int64]:
-    return np.array([pair.label for pair in pairs], dtype=np.int64)
 
 
 def _provenance(shop: Workshop, command: str) -> dict[str, Any]:
