@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -45,6 +46,11 @@ class Served:
                 assert self.process.poll() is None, self.log
                 time.sleep(0.05)
         raise AssertionError(self.log)
+
+    def metric(self, series: str) -> float:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
+            lines = response.read().decode().splitlines()
+        return next(float(line.removeprefix(series)) for line in lines if line.startswith(series + " "))
 
     def post(self, **body: Any) -> dict[str, Any]:
         data = json.dumps(body).encode()
@@ -120,6 +126,24 @@ def test_a_term_signal_lets_the_request_in_flight_finish() -> None:
     assert service.process.wait(20) == 0
     assert len(answers[0]["results"]) == 300
     assert all(result["status"] == "scored" for result in answers[0]["results"])
+
+
+def test_work_for_a_client_that_left_is_not_done(served: Served) -> None:
+    before = served.metric('cprm_dropped_pairs_total{model="miniapps"}')
+    items = [" ".join(f"word{n * 7 + k}" for k in range(40)) for n in range(1000)]
+    body = json.dumps({"query": "left", "items": items}).encode()
+    head = f"POST /relevance HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        time.sleep(0.5)
+    for _ in range(200):
+        if served.metric('cprm_dropped_pairs_total{model="miniapps"}') > before:
+            break
+        time.sleep(0.05)
+    assert served.metric('cprm_dropped_pairs_total{model="miniapps"}') - before > 100
+    assert served.metric('cprm_queue_tokens{model="miniapps"}') == 0
+    assert served.post(query="still here", items=["yes"])["results"][0]["status"] == "scored"
 
 
 def test_help_explains_every_setting() -> None:

@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import RedisProcess
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from model_repo.bundle import Bundle
 from model_repo.runtime import OnnxScorer
@@ -31,8 +35,8 @@ def ready(client: TestClient) -> TestClient:
 
 @pytest.fixture(scope="module")
 def client(tiny: Bundle) -> Iterator[TestClient]:
-    settings = Settings(model_repo=tiny.path.parents[1], threads=1, max_body_bytes=400_000)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    chosen = Settings(model_repo=tiny.path.parents[1], threads=1, max_body_bytes=400_000)
+    with TestClient(create_app(chosen), raise_server_exceptions=False) as client:
         yield ready(client)
 
 
@@ -221,8 +225,8 @@ def test_a_request_id_is_kept_when_it_is_safe(client: TestClient) -> None:
 
 
 def test_metrics_are_there_with_zeros_before_the_first_request(tiny: Bundle) -> None:
-    settings = Settings(model_repo=tiny.path.parents[1], threads=1)
-    with TestClient(create_app(settings)) as fresh:
+    chosen = Settings(model_repo=tiny.path.parents[1], threads=1)
+    with TestClient(create_app(chosen)) as fresh:
         ready(fresh)
         text = fresh.get("/metrics").text
     assert 'cprm_requests_total{model="tiny",status="200"} 0.0' in text
@@ -261,3 +265,56 @@ def test_an_empty_repository_says_what_to_do(tmp_path: Path) -> None:
     with TestClient(create_app(Settings(model_repo=tmp_path))) as client:
         time.sleep(0.2)
         assert "export one, or set CPRM_MODEL_REPO" in client.get("/health/ready").json()["detail"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+NAMES = [
+    "query",
+    "items",
+    "deadline_ms",
+    "priority",
+    "sort",
+    "top_n",
+    "explain",
+    "fallback",
+    "model",
+    "id",
+    "fields",
+]
+ALMOST = st.dictionaries(
+    st.sampled_from(NAMES), JSON | st.just("a") | st.just(["b", {"fields": {"title": "c"}}])
+)
+
+
+@given(st.one_of(JSON, ALMOST))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_json_body_ever_gets_a_500(client: TestClient, body: object) -> None:
+    content = json.dumps(body).encode()
+    response = client.post(URL, content=content, headers={"content-type": "application/json"})
+    assert response.status_code in (200, 400, 404, 413, 422), (body, response.text)
+    if response.status_code != 200:
+        assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_two_services_share_scores_through_redis(tiny: Bundle, redis_process: RedisProcess) -> None:
+    chosen = Settings(
+        model_repo=tiny.path.parents[1],
+        threads=1,
+        redis_url=SecretStr(redis_process.url),
+        redis_timeout_ms=500,
+    )
+    body = {"query": "shared", "items": ["one", "two"]}
+    with TestClient(create_app(chosen)) as first, TestClient(create_app(chosen)) as second:
+        fresh = ready(first).post(URL, json=body).json()
+        shared = ready(second).post(URL, json=body).json()
+        assert [r["cached"] for r in fresh["results"]] == [False, False]
+        assert [r["cached"] for r in shared["results"]] == [True, True]
+        assert [r["relevance"] for r in shared["results"]] == [r["relevance"] for r in fresh["results"]]
+        redis_process.stop()
+        later = second.post(URL, json={"query": "after redis died", "items": ["one"]})
+        assert later.status_code == 200
+        assert later.json()["results"][0]["status"] == "scored"
