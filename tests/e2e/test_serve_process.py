@@ -132,7 +132,8 @@ def test_work_for_a_client_that_left_is_not_done(served: Served) -> None:
     before = served.metric('cprm_dropped_pairs_total{model="miniapps"}')
     items = [" ".join(f"word{n * 7 + k}" for k in range(40)) for n in range(1000)]
     body = json.dumps({"query": "left", "items": items}).encode()
-    head = f"POST /relevance HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = "POST /relevance HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\n\r\n"
     host, port = served.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
