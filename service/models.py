@@ -20,11 +20,12 @@ _PREFERRED = "miniapps"
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """An admitted bundle with its engine and queue."""
+    """An admitted bundle with its engine and queue. `aliases` are those that named it when it was loaded."""
 
     bundle: Bundle
     engine: ScoreEngine
     batcher: Batcher
+    aliases: frozenset[str]
 
 
 class Models:
@@ -71,7 +72,9 @@ class Models:
         batcher.start()
         self._metrics.add_model(name, bundle.manifest.spec.text_parts)
         self._metrics.bundle_info.labels(name, bundle.version, bundle.fingerprint, engine.numerics).set(1)
-        self.loaded[name] = LoadedModel(bundle, engine, batcher)
+        named = self._repository.aliases(name).items()
+        aliases = frozenset(alias for alias, version in named if version == bundle.version)
+        self.loaded[name] = LoadedModel(bundle, engine, batcher, aliases)
         _log.info("serving %s/%s on %s", name, bundle.version, engine.numerics)
 
     async def close(self) -> None:
@@ -105,10 +108,7 @@ class Models:
             if wanted is None or wanted in self.failed or not self._finished:
                 raise NotReadyError("; ".join(self.not_ready_reasons()), retry_after_s=1)
             raise UnknownModelError(f"no model {wanted!r}; there are {sorted(self.loaded)}", field="model")
-        aliases = [
-            a for a, v in self._repository.aliases(model.bundle.name).items() if v == model.bundle.version
-        ]
-        if version is not None and version not in (model.bundle.version, *aliases):
+        if version is not None and version not in (model.bundle.version, *model.aliases):
             raise UnknownModelError(
                 f"version {version!r} of {wanted!r} is not loaded; {model.bundle.version} is", field="version"
             )

@@ -124,18 +124,21 @@ class Scorer:
         try:
             await asyncio.wait_for(asyncio.shield(job.settled), max(0.0, query.deadline - time.monotonic()))
         except TimeoutError:
-            if not query.allow_partial:
-                raise DeadlineError("the deadline passed before every item was scored") from None
+            pass  # what is there by now is answered
         finally:
             job.leave()
             if not job.settled.done() and query.use_cache:
                 self._keep_late(job, keys)
         timings.queue, timings.inference = job.queue_s * 1e3, job.inference_s * 1e3
         scores = _scores(keys, job)
-        if job.settled.done() and not scores and time.monotonic() < query.deadline:
-            raise NotReadyError("the engine failed on every pair", retry_after_s=1)
         if query.use_cache:
             await self._cache.put_many(scores)
+        unscored = len(keys) - len(scores)
+        if unscored and time.monotonic() >= query.deadline:
+            if not query.allow_partial:
+                raise DeadlineError(f"the deadline passed before {unscored} of {len(keys)} items were scored")
+        elif unscored and (not scores or not query.allow_partial):
+            raise NotReadyError(f"the engine failed on {unscored} of {len(keys)} items", retry_after_s=1)
         return scores
 
     def _keep_late(self, job: Job, keys: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -127,23 +128,17 @@ class _Curve:
         self._losses, self._since, self._clock = [], self._tokens, now
 
 
-class _progress:  # noqa: N801 - used as a function
-    """A progress bar over the token budget; rich prints plain lines where there is no terminal."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]:.3f}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._task = self._bar.add_task(title, total=total, loss=float("nan"))
-
-    def __enter__(self) -> Callable[[int, float], None]:
-        self._bar.start()
-        return lambda done, loss: self._bar.update(self._task, completed=done, loss=loss)
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int, float], None]]:
+    """A progress bar over the token budget; yields what moves it. Without a terminal only its end is printed."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=total, loss=float("nan"))
+        yield lambda done, loss: bar.update(task, completed=done, loss=loss)

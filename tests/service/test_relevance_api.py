@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from model_repo.bundle import Bundle
+from model_repo.encoding import EncodedPairs
 from model_repo.runtime import OnnxScorer
 from service.app import create_app
 from service.settings import Settings
@@ -113,6 +114,32 @@ def test_where_no_partial_answer_is_allowed_the_deadline_is_504(client: TestClie
     response = client.post(URL, json=body)
     assert response.status_code == 504
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_version_may_be_named_by_number_or_alias(client: TestClient) -> None:
+    for version in ("1", "production"):
+        assert post(client, query="q", items=["a"], version=version)["version"] == "1"
+
+
+@pytest.mark.parametrize(("allow_partial", "status"), [(True, 200), (False, 503)])
+def test_an_engine_that_fails_on_one_pair_spoils_no_other(
+    tiny: Bundle, monkeypatch: pytest.MonkeyPatch, allow_partial: bool, status: int
+) -> None:
+    original = OnnxScorer.logits
+
+    def poisoned(self: OnnxScorer, pairs: EncodedPairs) -> object:
+        if 66 in pairs.lengths:
+            raise RuntimeError("poison")
+        return original(self, pairs)
+
+    with TestClient(create_app(Settings(model_repo=tiny.path.parents[1], threads=1))) as own:
+        ready(own)
+        monkeypatch.setattr(OnnxScorer, "logits", poisoned)
+        items = ["fine", " ".join(["poison"] * 62)]  # [CLS] q [SEP] 62 words [SEP]
+        response = own.post(URL, json={"query": "q", "items": items, "allow_partial": allow_partial})
+    assert response.status_code == status
+    if allow_partial:
+        assert [r["status"] for r in response.json()["results"]] == ["scored", "error"]
 
 
 LONG = "x" * 60_000
