@@ -130,7 +130,7 @@ class _Curve:
 
 @contextmanager
 def _progress(title: str, total: int) -> Iterator[Callable[[int, float], None]]:
-    """A progress bar over the token budget; yields what moves it. Without a terminal only its end is printed."""
+    """Yield what reports (tokens done, loss): a bar on a terminal, a line every tenth in a log."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -141,4 +141,13 @@ def _progress(title: str, total: int) -> Iterator[Callable[[int, float], None]]:
     )
     with Progress(*columns) as bar:
         task = bar.add_task(title, total=total, loss=float("nan"))
-        yield lambda done, loss: bar.update(task, completed=done, loss=loss)
+        tenths = 0
+
+        def report(done: int, loss: float) -> None:
+            nonlocal tenths
+            bar.update(task, completed=done, loss=loss)
+            if not bar.console.is_terminal and 10 * done // total > tenths:
+                tenths = 10 * done // total
+                print(f"{title}: {done:,} of {total:,} tokens, loss {loss:.3f}", flush=True)
+
+        yield report
