@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,14 @@ def main() -> int:
         _console.save_svg(str(OUT / "result.svg"), title="make demo")
         if os.environ.get("DEMO_EXIT") != "1":
             _console.print("Ctrl-C ends the service.")
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            _wait_for_interrupt()
     return 0
+
+
+def _wait_for_interrupt() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 @contextmanager
