@@ -30,7 +30,7 @@ test: setup  ## the fast suite
 	$(BIN)/pytest
 
 check: setup  ## the long suite: fresh environments, real servers, real data
-	$(BIN)/pytest -m slow --timeout 1200
+	$(BIN)/pytest -m slow --timeout 2400
 
 lint: setup  ## style, types, import contracts
 	$(BIN)/ruff check .
