@@ -9,13 +9,18 @@ from model_repo.spec import RenderSpec
 from model_repo.text import FieldValue, canonical_text
 
 
-def pair_key(spec: RenderSpec, query: str, fields: Mapping[str, FieldValue]) -> tuple[str, str]:
-    """Return (query digest, item digest), 32 hex characters each.
+def query_key(query: str) -> str:
+    """Digest of a query, 32 hex characters."""
+    return _digest([query])
+
+
+def item_key(spec: RenderSpec, fields: Mapping[str, FieldValue]) -> str:
+    """Digest of an item's fields, 32 hex characters.
 
     Every text is preceded by its length in bytes, so ("ab", "c") and ("a", "bc") differ. Only fields of the
     spec count, in its order: what the model does not read does not split the cache.
     """
-    return _digest([query]), _digest(fields.get(name, "") for name in spec.field_names)
+    return _digest(fields.get(name, "") for name in spec.field_names)
 
 
 def _digest(values: Iterable[FieldValue]) -> str:

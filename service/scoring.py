@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_repo.encoding import EncodedPairs
-from model_repo.keys import pair_key
+from model_repo.keys import item_key, query_key
 from model_repo.text import FieldValue, canonical_text
 from service.batching.batcher import Job
 from service.cache.base import CachedScore, ScoreCache, score_key
@@ -102,8 +102,8 @@ class Scorer:
 
     def _keys(self, model: LoadedModel, query: Query) -> list[str]:
         spec = model.bundle.manifest.spec
-        prefix = (model.bundle.fingerprint, model.engine.numerics)
-        return [score_key(*prefix, *pair_key(spec, query.text, item)) for item in query.items]
+        prefix = (model.bundle.fingerprint, model.engine.numerics, query_key(query.text))
+        return [score_key(*prefix, item_key(spec, item)) for item in query.items]
 
     async def _look_up(self, keys: list[str], query: Query, timings: Timings) -> dict[str, CachedScore]:
         if not query.use_cache or not keys:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from model_repo.encoding import EncodedPairs, PairEncoder, fit_to_budget
-from model_repo.keys import pair_key
+from model_repo.keys import item_key, query_key
 from model_repo.spec import FieldPart, LiteralPart, QueryPart, RenderSpec, Special, SpecialIds
 from model_repo.text import canonical_text
 from training.models.checkpoint import load_tokenizer, minilm_path
@@ -136,11 +136,10 @@ def test_canonical_text_is_one_line_in_one_form() -> None:
 
 def test_keys_keep_fields_apart() -> None:
     spec = bert_spec()
-    assert pair_key(spec, "q", {"title": "ab", "tags": "c"}) != pair_key(
-        spec, "q", {"title": "a", "tags": "bc"}
-    )
-    assert pair_key(spec, "q", {"title": "ab"}) == pair_key(spec, "q ", {"title": " ab", "unknown": "x"})
-    assert pair_key(spec, "q", {"title": "ab"})[0] != pair_key(spec, "p", {"title": "ab"})[0]
+    assert item_key(spec, {"title": "ab", "tags": "c"}) != item_key(spec, {"title": "a", "tags": "bc"})
+    assert item_key(spec, {"title": "ab"}) == item_key(spec, {"title": " ab", "unknown": "x"})
+    assert query_key("q") == query_key(" q ")
+    assert query_key("q") != query_key("p")
 
 
 def test_the_contract_package_does_not_import_torch() -> None:
