@@ -41,9 +41,7 @@ class Settings(BaseSettings):
     default_deadline_ms: float = Field(
         10_000, gt=0, description="Time from receipt after which an answer leaves with what is scored."
     )
-    cache_entries: int = Field(
-        200_000, ge=0, description="Pair scores kept in this process (about 300 bytes each); 0 turns it off."
-    )
+    cache_entries: int = Field(200_000, ge=0, description="Pair scores kept in this process; 0 turns it off.")
     cache_ttl_s: int = Field(86_400, ge=1, description="Seconds a score stays in Redis, give or take 10%.")
     redis_url: SecretStr | None = Field(
         None, description="Redis that shares scores between replicas, such as redis://host:6379/0."
