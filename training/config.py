@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from training.corpus.dke import DkeConfig
 from training.corpus.icp import IcpConfig
 from training.corpus.rcd import RcdConfig
+from training.objectives.blank import BlankConfig
+from training.objectives.matching import MatchingConfig
 from training.objectives.mlm import MlmConfig
 
 
@@ -39,29 +41,55 @@ class OptimiserConfig(_Strict):
     learning_rate: float = 5e-5
     new_weights_factor: float = 10.0
     """Weights that start from nothing (heads) learn this many times faster."""
-    warmup: float = 0.06
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Each layer further from the output learns this many times slower."""
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    schedule: Literal["linear", "cosine"] = "linear"
+    final_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the peak rate at which the schedule ends (GLM: cosine to 0.1)."""
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the step; "no" is fp32."""
+    gradient_checkpointing: bool = False
+    """Keep only the input of each layer and compute the rest twice: memory for time."""
 
 
 class PretrainConfig(_Strict):
-    """Continual pre-training on the mixture of the three corpora."""
+    """Continual pre-training on the mixture of the three corpora, each read by several objectives."""
 
     optimiser: OptimiserConfig
     batch_tokens: int = 2048
     max_document_tokens: int = 128
     weights: dict[str, float] = {"dke": 1.0, "icp": 1.0, "rcd": 1.0}
+    """How often a batch comes from each corpus; zero switches its builder off."""
+    objectives: dict[str, float] = {"language": 1.0}
+    """How often a batch is read by each objective: language (masked LM or blank infilling), contrast, joint."""
     dke: DkeConfig = DkeConfig()
     icp: IcpConfig = IcpConfig()
     rcd: RcdConfig = RcdConfig()
     mlm: MlmConfig = MlmConfig()
+    blank: BlankConfig = BlankConfig()
+    matching: MatchingConfig = MatchingConfig()
 
     @field_validator("weights")
     @classmethod
     def _known_corpora(cls, weights: dict[str, float]) -> dict[str, float]:
-        if unknown := weights.keys() - {"dke", "icp", "rcd"}:
-            raise ValueError(f"{sorted(unknown)} are no corpora; there are dke, icp, rcd")
-        return weights
+        return _known(weights, ("dke", "icp", "rcd"), "corpora")
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, weights: dict[str, float]) -> dict[str, float]:
+        return _known(weights, ("language", "contrast", "joint"), "objectives")
+
+
+def _known(weights: dict[str, float], names: tuple[str, ...], kind: str) -> dict[str, float]:
+    if unknown := weights.keys() - set(names):
+        raise ValueError(f"{sorted(unknown)} are no {kind}; there are {', '.join(names)}")
+    if min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
+        raise ValueError(f"{weights}: weights must not be negative, and one must be above zero")
+    return weights
 
 
 class SftConfig(_Strict):
@@ -71,7 +99,23 @@ class SftConfig(_Strict):
     queries_per_batch: int = 2
     items_per_query: int = 12
     listwise_weight: float = 0.3
-    """Share of the softmax loss over the items of one query; the rest is cross-entropy on graded targets."""
+    """Factor of the softmax loss over the items of one query, added to the cross-entropy."""
+    margin_weight: float = Field(default=0.0, ge=0)
+    """Factor of a hinge on every two items of a query with different grades."""
+    margin: float = 1.0
+    """Logits by which the better item leads before the hinge is content."""
+    targets: Literal["graded", "binary"] = "graded"
+    """graded: grades map to probabilities on either side of one half; binary: 1 from `relevant_from` up."""
+    positive_weight: float = Field(default=1.0, gt=0)
+    """Factor of the cross-entropy of relevant pairs; above 1 where they are rare."""
+    label_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the labelled queries that are used, drawn by the seed: for learning curves."""
+    evaluations: int = Field(default=0, ge=0)
+    """How often dev is scored on the way; the best weights are kept (0: never, the last weights stay)."""
+    patience: int = Field(default=2, ge=1)
+    """Evaluations without a better one after which training stops."""
+    dev_pairs: int = Field(default=1000, ge=1)
+    """Most dev pairs of such an evaluation, whole queries."""
 
 
 class RunConfig(_Strict):
@@ -80,7 +124,11 @@ class RunConfig(_Strict):
     bundle: str
     data: Path | None = None
     seed: int = 0
-    family: Literal["encoder"] = "encoder"
+    family: Literal["encoder", "glm"] = "encoder"
+    start: str | None = None
+    """Checkpoint folder of the start weights; default all-MiniLM-L6-v2, for glm a fresh glm-small."""
+    label_words: tuple[str, str] = ("yes", "no")
+    """GLM's cloze answers for relevant and not, each one token."""
     dropout: float = 0.0
     """Ours: at these budgets no weight is seen twice in the same state, and without it a CPU step halves."""
     start_from_cosine: bool = True

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,118 +17,196 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from training.config import OptimiserConfig
-from training.models.encoder import RelevanceEncoder
+from training.models.base import RelevanceModel
+from training.speed import Speedometer
+from training.streams import Batch, Stream
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Model inputs and how many of their tokens are real."""
-
-    inputs: Mapping[str, Tensor]
-    tokens: int
-
-
-LossFn = Callable[[RelevanceEncoder, Mapping[str, Tensor]], Tensor]
+LossFn = Callable[[RelevanceModel, Batch], Tensor]
+Watch = Callable[[RelevanceModel, int], bool]
+"""Called between steps with the tokens seen; true stops the training early."""
 
 
 class DivergedError(RuntimeError):
     """The loss stopped being a number."""
 
 
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Where a stage keeps what a killed process needs, and where TensorBoard finds its curve."""
+
+    checkpoint: Path
+    events: Path
+    every_s: float = 60.0
+
+
+@dataclass(slots=True)
+class _Run:
+    """What a checkpoint holds beside weights and optimiser."""
+
+    seen: int = 0
+    points: list[dict[str, float]] = field(default_factory=list)
+
+
 def train(
-    model: RelevanceEncoder,
-    batches: Iterator[Batch],
+    model: RelevanceModel,
+    stream: Stream,
     loss_fn: LossFn,
     config: OptimiserConfig,
     *,
     title: str,
+    journal: Journal | None = None,
+    watch: Watch | None = None,
 ) -> list[dict[str, float]]:
     """Train in place until `config.tokens` real tokens were seen; return the curve.
 
-    Each point has `tokens`, `loss` (mean since the last point), `learning_rate` and `tokens_per_s`.
-    Raises DivergedError when the loss is not finite.
+    Each point has `tokens`, `loss` (mean since the last point), `learning_rate`, `tokens_per_s` and `mfu`.
+    With a journal a killed run goes on with the identical next batch. Raises DivergedError when the loss is
+    not finite.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision=config.precision)
+    if config.gradient_checkpointing:
+        model.checkpoint_activations()
     optimiser = _optimiser(model, config)
     model.to(accelerator.device)
+    run = _resume(journal, model, optimiser, stream)
+    curve = _Curve(run, model, config, journal.events if journal else None)
     model.train()
-    curve = _Curve()
-    seen = 0
-    with _progress(title, config.tokens) as advance:
-        while seen < config.tokens:
-            batch = next(batches)
-            rate = _set_rate(optimiser, config, seen / config.tokens)
-            loss = loss_fn(model, {k: v.to(accelerator.device) for k, v in batch.inputs.items()})
+    saved = time.monotonic()
+    with _progress(title, config.tokens) as advance, curve:
+        while run.seen < config.tokens:
+            batch = stream.next()
+            rate = _set_rate(optimiser, config, run.seen / config.tokens)
+            inputs = {name: value.to(accelerator.device) for name, value in batch.inputs.items()}
+            with accelerator.autocast():
+                loss = loss_fn(model, Batch(inputs, batch.tokens, batch.objective))
             if not math.isfinite(value := loss.item()):
-                raise DivergedError(f"{title}: loss is {value} after {seen} tokens; lower the learning rate")
+                raise DivergedError(f"{title}: loss is {value} after {run.seen} tokens; lower the learning rate")
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimiser.step()
             optimiser.zero_grad()
-            seen += batch.tokens
-            curve.add(seen, value, rate)
-            advance(seen, value)
-    curve.flush()
-    return curve.points
+            run.seen += batch.tokens
+            curve.add(batch, value, rate)
+            advance(run.seen, value)
+            if watch and watch(model, run.seen):
+                break
+            if journal and time.monotonic() - saved > journal.every_s:
+                _save(journal, model, optimiser, stream, run)
+                saved = time.monotonic()
+    if journal:
+        journal.checkpoint.unlink(missing_ok=True)
+    return run.points
 
 
-def _optimiser(model: RelevanceEncoder, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW in four groups: known and new weights, matrices with decay and the rest without."""
+def _save(journal: Journal, model: RelevanceModel, optimiser: Any, stream: Stream, run: _Run) -> None:
+    """Under another name first: a process killed while writing leaves the last checkpoint whole."""
+    scratch = journal.checkpoint.with_suffix(".part")
+    state = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "stream": stream.state(),
+        "torch": torch.get_rng_state(),
+        "seen": run.seen,
+        "points": run.points,
+    }
+    with scratch.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(journal.checkpoint)
+
+
+def _resume(journal: Journal | None, model: RelevanceModel, optimiser: Any, stream: Stream) -> _Run:
+    if journal is None or not journal.checkpoint.exists():
+        return _Run()
+    state = torch.load(journal.checkpoint, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    stream.restore(state["stream"])
+    torch.set_rng_state(state["torch"])
+    return _Run(state["seen"], state["points"])
+
+
+def _optimiser(model: RelevanceModel, config: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW in groups: new weights faster, lower layers slower, matrices with decay and the rest without."""
     new = model.new_parameters()
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        groups.setdefault((name in new, parameter.ndim > 1), []).append(parameter)
+        if parameter.requires_grad:
+            factor = config.new_weights_factor if name in new else config.layer_decay ** model.depth(name)
+            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
                 "weight_decay": config.weight_decay if matrix else 0.0,
-                "base_rate": config.learning_rate * (config.new_weights_factor if is_new else 1.0),
+                "base_rate": config.learning_rate * factor,
             }
-            for (is_new, matrix), parameters in groups.items()
+            for (factor, matrix), parameters in groups.items()
         ],
+        betas=config.betas,
         fused=True,
     )
 
 
 def _set_rate(optimiser: torch.optim.AdamW, config: OptimiserConfig, done: float) -> float:
-    """Linear warm-up, then linear decay to zero; `done` is the share of the budget spent."""
-    factor = done / config.warmup if done < config.warmup else (1 - done) / (1 - config.warmup)
-    factor = max(factor, 1e-3)
+    """Linear warm-up, then to `final_share` of the peak, linearly or along a cosine; `done` is the share spent."""
+    if done < config.warmup:
+        factor = max(done / config.warmup, 1e-3)
+    else:
+        left = min(1.0, (done - config.warmup) / (1 - config.warmup))
+        fall = (1 + math.cos(math.pi * left)) / 2 if config.schedule == "cosine" else 1 - left
+        factor = max(config.final_share + (1 - config.final_share) * fall, 1e-3)
     for group in optimiser.param_groups:
         group["lr"] = group["base_rate"] * factor
     return config.learning_rate * factor
 
 
 class _Curve:
-    """Means over windows of steps: a point a step would be noise, and a file of it."""
+    """Means over windows of steps, kept for the report and shown in TensorBoard."""
 
-    def __init__(self, every: int = 10) -> None:
-        self.points: list[dict[str, float]] = []
-        self._every, self._losses, self._tokens, self._rate = every, list[float](), 0, 0.0
-        self._since, self._clock = 0, time.perf_counter()
+    def __init__(self, run: _Run, model: RelevanceModel, config: OptimiserConfig, events: Path | None) -> None:
+        self._run, self._every, self._events = run, 10, events
+        self._speed = Speedometer(model, precision=config.precision)
+        self._losses: list[float] = []
+        self._rate = 0.0
+        self._writer: Any = None
 
-    def add(self, tokens: int, loss: float, rate: float) -> None:
+    def __enter__(self) -> _Curve:
+        if self._events:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._events), purge_step=self._run.seen)  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        if self._writer:
+            self._writer.close()
+
+    def add(self, batch: Batch, loss: float, rate: float) -> None:
         self._losses.append(loss)
-        self._tokens, self._rate = tokens, rate
+        self._rate = rate
+        self._speed.add(batch.tokens)
         if len(self._losses) >= self._every:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         if not self._losses:
             return
-        now = time.perf_counter()
-        self.points.append(
-            {
-                "tokens": self._tokens,
-                "loss": sum(self._losses) / len(self._losses),
-                "learning_rate": self._rate,
-                "tokens_per_s": (self._tokens - self._since) / (now - self._clock),
-            }
-        )
-        self._losses, self._since, self._clock = [], self._tokens, now
+        speed, mfu = self._speed.read()
+        point = {
+            "tokens": self._run.seen,
+            "loss": sum(self._losses) / len(self._losses),
+            "learning_rate": self._rate,
+            "tokens_per_s": speed,
+            "mfu": mfu,
+        }
+        self._run.points.append(point)
+        if self._writer:
+            for name in ("loss", "learning_rate", "tokens_per_s", "mfu"):
+                self._writer.add_scalar(name, point[name], self._run.seen)
+        self._losses = []
 
 
 @contextmanager

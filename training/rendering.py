@@ -1,41 +1,31 @@
-"""From a data set and a run config to a render spec, and from labelled pairs to encoded ones."""
+"""The parts of a render spec that follow from the data set, and labelled pairs as encoded ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
 from model_repo.encoding import EncodedPairs, PairEncoder
-from model_repo.spec import FieldPart, QueryPart, RenderSpec, Special, SpecialIds
+from model_repo.spec import FieldPart
 from model_repo.text import canonical_text
 from training.config import RenderConfig
 from training.data.dataset import Dataset
 from training.data.pairs import LabelledPair
-from training.models.checkpoint import special_id
 
 
-def encoder_spec(dataset: Dataset, tokenizer: Tokenizer, config: RenderConfig) -> RenderSpec:
-    """[CLS] query [SEP] field field ... [SEP], the pair form BERT was pre-trained with."""
-    fields = [
+def field_parts(dataset: Dataset, config: RenderConfig) -> tuple[FieldPart, ...]:
+    """The item's fields in the card's order, each with its budget: by name, else by role, else 8 tokens."""
+    return tuple(
         FieldPart(
             name=field.name,
             budget=config.field_budgets.get(field.name) or config.role_budgets.get(field.role, 8),
         )
         for field in dataset.card.item_fields
-    ]
-    eos = Special(kind="eos")
-    return RenderSpec(
-        template=(Special(kind="cls"), QueryPart(budget=config.query_budget), eos, *fields, eos),
-        max_tokens=config.max_tokens,
-        special_ids=SpecialIds(
-            cls=special_id(tokenizer, "[CLS]"),
-            eos=special_id(tokenizer, "[SEP]"),
-            pad=special_id(tokenizer, "[PAD]"),
-            mask=special_id(tokenizer, "[MASK]"),
-        ),
-        plain_text_field=dataset.card.plain_text_field or dataset.card.item_fields[0].name,
     )
+
+
+def plain_text_field(dataset: Dataset) -> str:
+    """Where an item that is one string goes."""
+    return dataset.card.plain_text_field or dataset.card.item_fields[0].name
 
 
 class PairSource:

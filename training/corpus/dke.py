@@ -49,7 +49,7 @@ def build_dke(dataset: Dataset, config: DkeConfig, *, seed: int) -> Builder:
 
 def _fields(item: Item, names: list[str], config: DkeConfig, rng: np.random.Generator) -> list[Segment]:
     texts = ((name, canonical_text(item.fields.get(name, ""))) for name in names)
-    segments = [Segment(name, text) for name, text in texts if text]
+    segments = [Segment(name, text, item.item_id) for name, text in texts if text]
     kept = [s for index, s in enumerate(segments) if index == 0 or rng.random() >= config.field_dropout]
     if config.shuffle_fields:
         rng.shuffle(kept)

@@ -24,10 +24,14 @@ class DropReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A query or an item field; `name` decides the segment id."""
+    """A query, an item field, or prose about an item; `name` decides the segment id.
+
+    `of` is the item whose own field this is; empty for what others say: queries and teacher prose.
+    """
 
     name: str
     text: str
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ def _segments(dataset: Dataset, member: str, config: IcpConfig) -> list[Segment]
     fields = dataset.items[member].fields
     shown = [field for field in dataset.card.item_fields if field.role in config.context_roles]
     texts = [(f.name, canonical_text(fields.get(f.name, ""))) for f in shown or dataset.card.item_fields[:1]]
-    return [Segment(name, text) for name, text in texts if text]
+    return [Segment(name, text, member) for name, text in texts if text]
 
 
 def _vectors(dataset: Dataset, pairs: list[ClickedPair], embed: Embedder) -> _Vectors:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model_repo.text import canonical_text
 from training.corpus.document import QUERY, Builder, Document, Drop, DropReason, Segment
-from training.data.dataset import Completion, Dataset
+from training.data.dataset import Completion, Dataset, Item
 
 
 class RcdConfig(BaseModel):
@@ -30,7 +30,7 @@ class RcdConfig(BaseModel):
 
 
 def build_rcd(dataset: Dataset, config: RcdConfig, *, seed: int) -> Builder:
-    """One document an output, in shuffled order: the item's title beside what was said of it.
+    """One document an output, in shuffled order: the item's fields beside what was said of it.
 
     Prose goes under the segment of the data set's first body field, which it rewords; queries under the query's.
     """
@@ -42,14 +42,22 @@ def build_rcd(dataset: Dataset, config: RcdConfig, *, seed: int) -> Builder:
         if item is None:
             yield Drop("rcd", completion.item_id, DropReason.UNKNOWN_ITEM, "not in items")
             continue
-        title_name = dataset.card.item_fields[0].name
-        title = Segment(title_name, canonical_text(item.fields.get(title_name, "")))
+        fields = _item_fields(dataset, item)
         for name, segments in _outputs(completion, _body(dataset), config):
-            drop = _refuse(name, segments, title, config)
+            drop = _refuse(name, segments, fields[0], config)
             if drop:
                 yield Drop("rcd", completion.item_id, drop, f"{name}: {segments[0].text[:80]!r}")
             else:
-                yield Document("rcd", f"{completion.item_id}:{name}", (title, *segments))
+                yield Document("rcd", f"{completion.item_id}:{name}", (*fields, *segments))
+
+
+def _item_fields(dataset: Dataset, item: Item) -> tuple[Segment, ...]:
+    """The first field always, others where they hold text."""
+    names = [field.name for field in dataset.card.item_fields]
+    texts = [(name, canonical_text(item.fields.get(name, ""))) for name in names]
+    return tuple(
+        Segment(name, text, item.item_id) for place, (name, text) in enumerate(texts) if text or not place
+    )
 
 
 def _body(dataset: Dataset) -> str:

@@ -9,12 +9,12 @@ from rich.progress import track
 
 from model_repo.encoding import EncodedPairs
 from model_repo.runtime import length_sorted_batches
-from training.models.encoder import RelevanceEncoder, to_tensors
+from training.models.base import RelevanceModel, to_tensors
 
 
 @torch.inference_mode()
 def predict(
-    model: RelevanceEncoder,
+    model: RelevanceModel,
     pairs: EncodedPairs,
     *,
     pad_id: int,

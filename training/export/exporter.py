@@ -32,6 +32,7 @@ from training.evaluation.predict import predict
 from training.export.bert_graph import INPUTS, MIN_ONNXRUNTIME, OPSET, write_bert_graph
 from training.export.card import model_card
 from training.export.golden_pairs import choose_golden
+from training.models.base import RelevanceModel
 from training.models.encoder import RelevanceEncoder
 
 MAX_RELEVANCE_DIFFERENCE = 2e-3
@@ -46,7 +47,7 @@ class ParityError(Exception):
 class Trained:
     """What training hands over. `model` is already rounded to half precision."""
 
-    model: RelevanceEncoder
+    model: RelevanceModel
     encoder: PairEncoder
     tokenizer: Tokenizer
     calibration: Calibration
@@ -66,10 +67,13 @@ def export_bundle(
 
     Raises ParityError beyond |relevance difference| 2e-3 against fp32 PyTorch; the repository is then unchanged.
     """
+    model = trained.model
+    if not isinstance(model, RelevanceEncoder):
+        raise ParityError(f"{type(model).__name__}: only graphs of the encoder family are written")
     version = repository.next_version(name)
     golden = _record_golden(trained, dataset)
     with writing_version(repository.root / name, version) as folder:
-        write_bert_graph(trained.model, folder / _GRAPH_FILE)
+        write_bert_graph(model, folder / _GRAPH_FILE)
         trained.tokenizer.save(str(folder / TOKENIZER))
         write_golden(folder / GOLDEN, golden)
         files = {n: sha256(folder / n) for n in (_GRAPH_FILE, TOKENIZER, GOLDEN)}

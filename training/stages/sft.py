@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from torch.nn import functional
 from training.config import SftConfig
 from training.data.dataset import LabelScale
 from training.data.pairs import LabelledPair
-from training.loop import Batch, LossFn
-from training.models.encoder import RelevanceEncoder, to_tensors
+from training.loop import LossFn
+from training.models.base import RelevanceModel, to_tensors
+from training.objectives.ranking import listwise_loss, margin_loss
 from training.rendering import PairSource
+from training.streams import Batch, Cursor
 
 
 def graded_target(label: int, scale: LabelScale) -> float:
@@ -29,58 +32,81 @@ def graded_target(label: int, scale: LabelScale) -> float:
     return 1.0 - 0.5 * (high - label) / (high - scale.relevant_from + 1)
 
 
-def query_batches(
-    pairs: Sequence[LabelledPair], source: PairSource, scale: LabelScale, config: SftConfig, *, seed: int
-) -> Iterator[Batch]:
+def share_of_queries(pairs: Sequence[LabelledPair], share: float, *, seed: int) -> list[LabelledPair]:
+    """All pairs of a random `share` of the queries, at least two; a larger share holds every smaller one."""
+    queries = sorted({pair.query for pair in pairs})
+    random.Random(seed).shuffle(queries)
+    kept = set(queries[: max(2, round(share * len(queries)))])
+    return [pair for pair in pairs if pair.query in kept]
+
+
+class QueryStream:
     """Endless batches of a few queries with several items each, a new shuffle every epoch.
 
     `groups` numbers the query of each row; `gains` is 2^grade - 1 as in nDCG.
     """
-    rng = random.Random(seed)
-    by_query: dict[str, list[LabelledPair]] = {}
-    for pair in pairs:
-        by_query.setdefault(pair.query, []).append(pair)
-    queries = list(by_query)
-    while True:
-        rng.shuffle(queries)
-        for start in range(0, len(queries), config.queries_per_batch):
-            chosen = queries[start : start + config.queries_per_batch]
-            rows = [
-                (group, pair)
-                for group, query in enumerate(chosen)
-                for pair in rng.sample(by_query[query], min(config.items_per_query, len(by_query[query])))
-            ]
-            yield _batch(rows, source, scale)
+
+    def __init__(
+        self,
+        pairs: Sequence[LabelledPair],
+        source: PairSource,
+        scale: LabelScale,
+        config: SftConfig,
+        *,
+        seed: int,
+    ) -> None:
+        by_query: dict[str, list[LabelledPair]] = {}
+        for pair in share_of_queries(pairs, config.label_share, seed=seed):
+            by_query.setdefault(pair.query, []).append(pair)
+        self._queries = list(by_query.values())
+        self._source, self._scale, self._config, self._seed = source, scale, config, seed
+        self._cursor = Cursor(len(self._queries), seed=seed, name="queries")
+        self._step = 0
+
+    def next(self) -> Batch:
+        rng = random.Random(f"{self._seed} {self._step}")
+        self._step += 1
+        rows = []
+        for group in range(min(self._config.queries_per_batch, len(self._queries))):
+            pairs = self._queries[self._cursor.take()]
+            rows += [(group, pair) for pair in rng.sample(pairs, min(self._config.items_per_query, len(pairs)))]
+        return self._batch(rows)
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self._step, "cursor": self._cursor.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._step = state["step"]
+        self._cursor.restore(state["cursor"])
+
+    def _batch(self, rows: Sequence[tuple[int, LabelledPair]]) -> Batch:
+        scale = self._scale
+        pairs = self._source.encode([pair for _, pair in rows])
+        inputs = to_tensors(pairs.collate(pad_id=self._source.encoder.spec.special_ids.pad))
+        labels = [pair.label for _, pair in rows]
+        relevant = [label >= scale.relevant_from for label in labels]
+        graded = [graded_target(label, scale) for label in labels]
+        inputs["targets"] = torch.tensor(graded if self._config.targets == "graded" else list(map(float, relevant)))
+        inputs["weights"] = torch.tensor([self._config.positive_weight if hit else 1.0 for hit in relevant])
+        inputs["gains"] = torch.tensor([2.0 ** (label - scale.scale[0]) - 1.0 for label in labels])
+        inputs["groups"] = torch.tensor([group for group, _ in rows])
+        return Batch(inputs, int(np.sum(pairs.lengths)))
 
 
-def _batch(rows: Sequence[tuple[int, LabelledPair]], source: PairSource, scale: LabelScale) -> Batch:
-    pairs = source.encode([pair for _, pair in rows])
-    inputs = to_tensors(pairs.collate(pad_id=source.encoder.spec.special_ids.pad))
-    labels = [pair.label for _, pair in rows]
-    inputs["targets"] = torch.tensor([graded_target(label, scale) for label in labels])
-    inputs["gains"] = torch.tensor([2.0 ** (label - scale.scale[0]) - 1.0 for label in labels])
-    inputs["groups"] = torch.tensor([group for group, _ in rows])
-    return Batch(inputs, int(np.sum(pairs.lengths)))
+def relevance_loss(config: SftConfig) -> LossFn:
+    """Weighted cross-entropy on the targets, plus the listwise and the margin loss by their factors."""
 
-
-def relevance_loss(listwise_weight: float) -> LossFn:
-    """Cross-entropy on graded targets plus `listwise_weight` times ListNet (Cao et al. 2007) on gains."""
-
-    def loss(model: RelevanceEncoder, batch: Mapping[str, Tensor]) -> Tensor:
-        logits_B = model(batch)
-        pointwise = functional.binary_cross_entropy_with_logits(logits_B, batch["targets"])
-        return pointwise + listwise_weight * _listwise(logits_B, batch["gains"], batch["groups"])
+    def loss(model: RelevanceModel, batch: Batch) -> Tensor:
+        inputs = batch.inputs
+        logits_B = model(inputs)
+        total = functional.binary_cross_entropy_with_logits(
+            logits_B, inputs["targets"], weight=inputs["weights"]
+        )
+        if config.listwise_weight:
+            total = total + config.listwise_weight * listwise_loss(logits_B, inputs["gains"], inputs["groups"])
+        if config.margin_weight:
+            hinge = margin_loss(logits_B, inputs["gains"], inputs["groups"], config.margin)
+            total = total + config.margin_weight * hinge
+        return total
 
     return loss
-
-
-def _listwise(logits_B: Tensor, gains_B: Tensor, groups_B: Tensor) -> Tensor:
-    """Mean over queries with any gain of the cross-entropy between gain share and softmax of the logits."""
-    member_GB = groups_B[None, :] == torch.arange(int(groups_B.max()) + 1, device=groups_B.device)[:, None]
-    scores_GB = logits_B[None, :].masked_fill(~member_GB, -torch.inf)
-    log_p_GB = functional.log_softmax(scores_GB, dim=1).masked_fill(~member_GB, 0.0)
-    gains_GB = gains_B * member_GB
-    total_G = gains_GB.sum(1)
-    losses_G = -(gains_GB * log_p_GB).sum(1) / total_G.clamp(min=1e-9)
-    useful = total_G > 0
-    return losses_G[useful].mean() if bool(useful.any()) else logits_B.sum() * 0.0

@@ -1,0 +1,1 @@
+"""The 2021 GLM: configuration, model, heads, tokenizers, checkpoint folders."""
