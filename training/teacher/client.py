@@ -12,17 +12,19 @@ import email.utils
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-import httpx2
 import openai
 from openai.types.chat import ChatCompletion
 
 from training.teacher.errors import TeacherError
 from training.teacher.prompts import Message, OutputName, response_format
+
+if TYPE_CHECKING:
+    import httpx2
 
 Structured = Literal["json_schema", "json_object", "text"]
 
@@ -97,18 +99,18 @@ class TeacherClient:
     async def ask(self, messages: Sequence[Message], outputs: Sequence[OutputName]) -> Reply:
         """One completion. Raises TeacherError for what would meet every item, CallFailed for what met this one."""
         request = self._request(messages, outputs)
-        for attempt in range(self.endpoint.attempts):
+        for attempt in range(1, self.endpoint.attempts + 1):
             try:
                 async with asyncio.timeout(self.endpoint.timeout_s):
                     return _reply(await self._client.chat.completions.create(**request))
-            except (openai.APIError, TimeoutError, _NoChoice) as error:
+            # ValueError: a body that says it is JSON and is not.
+            except (openai.APIError, TimeoutError, ValueError, _NoChoice) as error:
                 wait = self._wait(error, attempt)
-            if attempt + 1 < self.endpoint.attempts:
-                self.retries += 1
-                await asyncio.sleep(wait)
-            else:
-                raise CallFailed(f"{_describe(error)}, after {attempt + 1} attempts")
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                if attempt == self.endpoint.attempts:
+                    raise CallFailed(f"{_describe(error)}, after {attempt} attempts") from error
+            self.retries += 1
+            await asyncio.sleep(wait)
+        raise ValueError("attempts must be at least 1")
 
     def _request(self, messages: Sequence[Message], outputs: Sequence[OutputName]) -> dict[str, Any]:
         point = self.endpoint
@@ -132,7 +134,7 @@ class TeacherClient:
                 raise TeacherError(f"{_describe(error)}: asks to wait {asked:.0f} s; run again then")
             if asked is not None:
                 return asked
-        backoff = min(self.endpoint.max_wait_s, self.endpoint.first_wait_s * 2.0**attempt)
+        backoff = min(self.endpoint.max_wait_s, self.endpoint.first_wait_s * 2.0 ** (attempt - 1))
         # Half of the wait is random, or all workers that one refusal hit would come back at one moment.
         return backoff * random.uniform(0.5, 1.0)
 
@@ -158,17 +160,22 @@ def _checked(url: str) -> str:
     return url
 
 
-def _reply(completion: ChatCompletion) -> Reply:
-    if not completion.choices:
-        raise _NoChoice(str((completion.model_extra or {}).get("error", "an answer without choices")))
+def _reply(completion: object) -> Reply:
+    """The openai client validates nothing, so a page of HTML or half a completion arrives here too."""
+    if not isinstance(completion, ChatCompletion) or not completion.choices:
+        error = (getattr(completion, "model_extra", None) or {}).get("error")
+        raise _NoChoice(f"HTTP 200 without a completion: {error or str(completion)}")
     choice, usage = completion.choices[0], completion.usage
-    return Reply(
-        content=choice.message.content or "",
-        refusal=choice.message.refusal or "",
-        finish_reason=choice.finish_reason or "stop",
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-    )
+    try:
+        return Reply(
+            content=choice.message.content or "",
+            refusal=choice.message.refusal or "",
+            finish_reason=choice.finish_reason or "stop",
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+        )
+    except AttributeError as error:
+        raise _NoChoice(f"HTTP 200 without a completion: {error}") from error
 
 
 def _refuse(error: openai.APIStatusError, endpoint: Endpoint) -> None:
@@ -201,7 +208,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:_MAX_MESSAGE]
 
 
-def _retry_after(headers: httpx2.Headers, now: Callable[[], float]) -> float | None:
+def _retry_after(headers: Mapping[str, str], now: Callable[[], float]) -> float | None:
     """Seconds from `retry-after-ms` or `retry-after` (seconds or a date); None where absent or unreadable."""
     try:
         if "retry-after-ms" in headers:

@@ -23,7 +23,24 @@ _SCRIPTS = {
 }
 _SCRIPT_OF = {code: script for script, codes in _SCRIPTS.items() for code in codes.split()}
 # Words that no other Latin-script language above shares as common words.
-_ENGLISH = frozenset("the and with this that which your you from their they have when who what".split())
+_ENGLISH = frozenset(
+    [
+        "the",
+        "and",
+        "with",
+        "this",
+        "that",
+        "which",
+        "your",
+        "you",
+        "from",
+        "their",
+        "they",
+        "have",
+        "when",
+        "what",
+    ]
+)
 _MIN_SHARE = 0.5
 _MIN_ENGLISH_WORDS, _MIN_ENGLISH_SHARE = 3, 0.15
 
