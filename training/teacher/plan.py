@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -84,7 +84,7 @@ class Plan:
     def pending(self, lines: Iterable[JournalLine]) -> list[str]:
         """Item ids still to be asked, in the data set's order."""
         lines = list(lines)
-        done = self.current(lines).keys()
+        done: Set[str] = self.current(lines).keys()
         if self.config.retry_rejected:
             done = {key for key, judged in self.judged(lines).items() if judged.accepted}
         return [key for key in islice(self._texts, self.config.limit) if key not in done]

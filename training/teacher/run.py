@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,8 +78,10 @@ class _Job:
         if self._fatal:
             raise self._fatal
 
-    async def _work(self, queue: Iterable[str], advance: Any) -> None:
-        while not self._must_end() and (item_id := next(iter(queue), None)) is not None:
+    async def _work(self, queue: Iterator[str], advance: Callable[[], None]) -> None:
+        for item_id in queue:
+            if self._must_end():
+                return
             self.report.asked += 1
             try:
                 reply = await self._client.ask(self._plan.messages(item_id), self._plan.config.outputs)
