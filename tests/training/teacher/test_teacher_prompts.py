@@ -26,7 +26,9 @@ SHOP = DatasetCard.model_validate(CARD)
 def test_a_change_of_wording_needs_a_new_version() -> None:
     system = messages_for("", "en", OUTPUTS)[0].content
     digest = hashlib.sha256(system.encode()).hexdigest()[:12]
-    assert {PROMPT_VERSION: digest} == {"1": "d5657d6f12c5"}, "raise PROMPT_VERSION, then pin the new digest here"
+    assert {PROMPT_VERSION: digest} == {"1": "d5657d6f12c5"}, (
+        "raise PROMPT_VERSION, then pin the new digest here"
+    )
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
