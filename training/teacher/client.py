@@ -198,7 +198,8 @@ def _refuse(error: openai.APIStatusError, endpoint: Endpoint) -> None:
 
 def _describe(error: Exception) -> str:
     if isinstance(error, openai.APIStatusError):
-        return f"HTTP {error.status_code}: {_one_line(error.message)}"
+        said = error.message.removeprefix(f"Error code: {error.status_code} - ")
+        return f"HTTP {error.status_code}: {_one_line(said)}"
     if isinstance(error, (TimeoutError, openai.APITimeoutError)):
         return "no answer in time"
     return _one_line(str(error)) or type(error).__name__

@@ -105,7 +105,7 @@ def test_what_may_pass_is_tried_again(outcome: httpx2.Response | Exception, wait
 
 def test_waits_double_up_to_the_longest_and_end_with_the_last_attempt(waits: list[float]) -> None:
     teacher = FakeTeacher(lambda _: refused(503, "restarting"))
-    with pytest.raises(CallFailed, match="HTTP 503: .*restarting.*, after 9 attempts"):
+    with pytest.raises(CallFailed, match=r"HTTP 503: .*restarting.*, after 9 attempts"):
         ask(teacher.client(attempts=9))
     longest = [1, 2, 4, 8, 16, 32, 60, 60]
     assert len(waits) == len(longest)
@@ -158,7 +158,7 @@ def test_what_would_meet_every_item_stops_at_once_in_one_line(outcome: httpx2.Re
 
 def test_a_request_refused_for_its_own_content_fails_alone() -> None:
     teacher = in_turn(refused(400, "context length exceeded\n" + "x" * 5000))
-    with pytest.raises(CallFailed, match="HTTP 400: .*context length exceeded x+") as caught:
+    with pytest.raises(CallFailed, match=r"HTTP 400: .*context length exceeded x+") as caught:
         ask(teacher.client())
     assert len(teacher.requests) == 1
     assert len(str(caught.value)) < 400

@@ -145,7 +145,7 @@ def test_a_failed_item_is_reported_and_asked_again_by_the_next_run(folder: Path)
 
 def test_an_endpoint_that_is_down_ends_the_job(folder: Path) -> None:
     down = FakeTeacher(lambda _: refused(503, "restarting"))
-    with pytest.raises(TeacherError, match="2 calls in a row failed, the last with: HTTP 503.*goes on"):
+    with pytest.raises(TeacherError, match=r"2 calls in a row failed, the last with: HTTP 503.*goes on"):
         run(folder, down, max_failures=2, concurrency=1, client={"attempts": 2})
     assert len(down.requests) == 4
     with pytest.raises(TeacherError, match="no completion was received; the last call: HTTP 503"):
@@ -214,7 +214,7 @@ def test_usage_is_counted_roughly_where_the_server_reports_none(folder: Path) ->
 
 def test_another_model_is_refused_and_completions_of_others_are_kept(folder: Path) -> None:
     run(folder, FakeTeacher())
-    with pytest.raises(TeacherError, match="made with model teacher-1, this run has teacher-2.*--out"):
+    with pytest.raises(TeacherError, match=r"made with model teacher-1, this run has teacher-2.*--out"):
         run(folder, FakeTeacher(), client={"model": "teacher-2"})
     (folder / "rcd.journal.jsonl").unlink()
     before = (folder / "rcd.jsonl").read_bytes()
