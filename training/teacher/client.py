@@ -8,11 +8,9 @@ for an overnight job that meets a restarting server; and two mechanisms would mu
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import os
 import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -21,26 +19,13 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from training.teacher.errors import TeacherError
+from training.teacher.failures import CallFailed, NoCompletion, describe, raise_if_final, retry_after
 from training.teacher.prompts import Message, OutputName, response_format
 
 if TYPE_CHECKING:
     import httpx2
 
 Structured = Literal["json_schema", "json_object", "text"]
-
-# Wrong key, no money, no permission, no such model or route: the next item would meet the same.
-_FATAL_STATUS = {
-    401: "set CPRM_TEACHER_API_KEY (OPENAI_API_KEY is sent to openai.com alone)",
-    402: "the account has no credit left",
-    403: "the key may not use this model",
-    404: "check --model, and that --endpoint ends in /v1",
-}
-_RETRY_STATUS = frozenset({408, 409, 425, 429})
-_MAX_MESSAGE = 300
-
-
-class CallFailed(Exception):
-    """One call gave no completion, after all attempts; another item may fare better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +89,10 @@ class TeacherClient:
                 async with asyncio.timeout(self.endpoint.timeout_s):
                     return _reply(await self._client.chat.completions.create(**request))
             # ValueError: a body that says it is JSON and is not.
-            except (openai.APIError, TimeoutError, ValueError, _NoChoice) as error:
+            except (openai.APIError, TimeoutError, ValueError, NoCompletion) as error:
                 wait = self._wait(error, attempt)
                 if attempt == self.endpoint.attempts:
-                    raise CallFailed(f"{_describe(error)}, after {attempt} attempts") from error
+                    raise CallFailed(f"{describe(error)}, after {attempt} attempts") from error
             self.retries += 1
             await asyncio.sleep(wait)
         raise ValueError("attempts must be at least 1")
@@ -128,19 +113,15 @@ class TeacherClient:
     def _wait(self, error: Exception, attempt: int) -> float:
         """Seconds before the next attempt; raises when there should be none."""
         if isinstance(error, openai.APIStatusError):
-            _refuse(error, self.endpoint)
-            asked = _retry_after(error.response.headers, time.time)
+            raise_if_final(error, self.endpoint.url)
+            asked = retry_after(error.response.headers)
             if asked is not None and asked > self.endpoint.max_wait_s:
-                raise TeacherError(f"{_describe(error)}: asks to wait {asked:.0f} s; run again then")
-            if asked is not None:
+                raise TeacherError(f"{describe(error)}: asks to wait {asked:.0f} s; run again then")
+            if asked:  # "0" would spend all attempts within milliseconds
                 return asked
         backoff = min(self.endpoint.max_wait_s, self.endpoint.first_wait_s * 2.0 ** (attempt - 1))
         # Half of the wait is random, or all workers that one refusal hit would come back at one moment.
         return backoff * random.uniform(0.5, 1.0)
-
-
-class _NoChoice(Exception):
-    """A 200 without a completion: gateways report errors of the server behind them so."""
 
 
 def api_key(url: str) -> str:
@@ -164,7 +145,7 @@ def _reply(completion: object) -> Reply:
     """The openai client validates nothing, so a page of HTML or half a completion arrives here too."""
     if not isinstance(completion, ChatCompletion) or not completion.choices:
         error = (getattr(completion, "model_extra", None) or {}).get("error")
-        raise _NoChoice(f"HTTP 200 without a completion: {error or str(completion)}")
+        raise NoCompletion(f"HTTP 200 without a completion: {error or str(completion)}")
     choice, usage = completion.choices[0], completion.usage
     try:
         return Reply(
@@ -175,48 +156,4 @@ def _reply(completion: object) -> Reply:
             completion_tokens=usage.completion_tokens if usage else None,
         )
     except AttributeError as error:
-        raise _NoChoice(f"HTTP 200 without a completion: {error}") from error
-
-
-def _refuse(error: openai.APIStatusError, endpoint: Endpoint) -> None:
-    """Raise for a status that no further attempt would change."""
-    status = error.status_code
-    if status in _FATAL_STATUS:
-        raise TeacherError(f"{endpoint.url}: {_describe(error)}; {_FATAL_STATUS[status]}") from error
-    if error.code == "insufficient_quota":  # OpenAI's 429 that waiting does not cure
-        raise TeacherError(f"{endpoint.url}: {_describe(error)}") from error
-    if status in _RETRY_STATUS or status >= 500:
-        return
-    if "response_format" in error.message:
-        remedy = "use --structured json_object or --structured text"
-        raise TeacherError(f"{endpoint.url}: {_describe(error)}; {remedy}") from error
-    if "max_completion_tokens" in error.message:
-        remedy = "use --limit-parameter max_completion_tokens"
-        raise TeacherError(f"{endpoint.url}: {_describe(error)}; {remedy}") from error
-    raise CallFailed(_describe(error)) from error
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, openai.APIStatusError):
-        said = error.message.removeprefix(f"Error code: {error.status_code} - ")
-        return f"HTTP {error.status_code}: {_one_line(said)}"
-    if isinstance(error, (TimeoutError, openai.APITimeoutError)):
-        return "no answer in time"
-    return _one_line(str(error)) or type(error).__name__
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_MAX_MESSAGE]
-
-
-def _retry_after(headers: Mapping[str, str], now: Callable[[], float]) -> float | None:
-    """Seconds from `retry-after-ms` or `retry-after` (seconds or a date); None where absent or unreadable."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        return max(0.0, float(headers["retry-after"]))
-    except KeyError:
-        return None
-    except ValueError:
-        parsed = email.utils.parsedate_tz(headers.get("retry-after", ""))
-        return max(0.0, email.utils.mktime_tz(parsed) - now()) if parsed else None
+        raise NoCompletion(f"HTTP 200 without a completion: {error}") from error

@@ -22,6 +22,7 @@ class Prices:
     per_million_out: float
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """In the currency of the prices."""
         return (tokens_in * self.per_million_in + tokens_out * self.per_million_out) / 1e6
 
 

@@ -57,8 +57,12 @@ class Journal:
 
     def __init__(self, path: Path, identity: JournalIdentity) -> None:
         """Raises TeacherError as `read_journal` does, and when another process writes to it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise TeacherError(f"{path}: cannot be written: {error}") from error
         try:
             _lock(self._file.fileno(), path)
             _mend_end(path)
@@ -74,10 +78,19 @@ class Journal:
         self._file.close()
 
     def append(self, line: JournalLine) -> None:
-        """Return when the line is on the disk. It blocks for milliseconds, a completion takes seconds."""
+        """Return when the line is on the disk. It blocks for milliseconds, a completion takes seconds.
+
+        Raises TeacherError when the disk takes no more.
+        """
         # One write of the whole line: a crash can tear the last line alone.
-        self._file.write(line.model_dump_json().encode() + b"\n")
-        os.fsync(self._file.fileno())
+        data = line.model_dump_json().encode() + b"\n"
+        try:
+            written = self._file.write(data)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise TeacherError(f"{self._path}: cannot be written: {error}") from error
+        if written != len(data):
+            raise TeacherError(f"{self._path}: the disk is full; make room, then the same command goes on")
         self.lines.append(line)
 
 

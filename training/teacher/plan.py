@@ -76,9 +76,11 @@ class Plan:
         )
 
     def messages(self, item_id: str) -> list[Message]:
+        """The request for one item."""
         return messages_for(self._texts[item_id], self.identity.language, self.config.outputs)
 
     def digest(self, item_id: str) -> str:
+        """Names the item's text as it is now."""
         return item_digest(self._texts[item_id])
 
     def pending(self, lines: Iterable[JournalLine]) -> list[str]:
@@ -109,6 +111,7 @@ class Plan:
         }
 
     def estimate(self, pending: Sequence[str]) -> Estimate:
+        """What asking for these items will cost."""
         return estimate(map(self.messages, pending), self.config.outputs, self.config.prices)
 
     def _title(self, item_id: str) -> str:

@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model_repo.bundle import replace_text
 from training.data.dataset import Dataset
-from training.teacher.client import CallFailed, Reply, TeacherClient
+from training.teacher.client import Reply, TeacherClient
 from training.teacher.cost import count_tokens, prompt_tokens
 from training.teacher.errors import TeacherError
+from training.teacher.failures import CallFailed
 from training.teacher.journal import Journal, JournalLine
 from training.teacher.plan import Plan, TeachConfig
 
@@ -84,13 +85,12 @@ class _Job:
                 return
             self.report.asked += 1
             try:
-                reply = await self._client.ask(self._plan.messages(item_id), self._plan.config.outputs)
+                messages = self._plan.messages(item_id)
+                self._received(item_id, await self._client.ask(messages, self._plan.config.outputs))
             except CallFailed as error:
                 self._failed(item_id, error)
             except TeacherError as error:
                 self._fatal = self._fatal or error
-            else:
-                self._received(item_id, reply)
             advance()
 
     def _must_end(self) -> bool:

@@ -13,8 +13,9 @@ import pytest
 from support.teacher import FakeTeacher, answer, completion, refused
 
 from training.teacher import client as client_module
-from training.teacher.client import CallFailed, Endpoint, Reply, TeacherClient, api_key
+from training.teacher.client import Endpoint, Reply, TeacherClient, api_key
 from training.teacher.errors import TeacherError
+from training.teacher.failures import CallFailed
 from training.teacher.prompts import OUTPUTS, messages_for
 
 MESSAGES = messages_for('<item>\n{"title": "Item 1"}\n</item>', "en", OUTPUTS)
@@ -119,7 +120,8 @@ def test_waits_double_up_to_the_longest_and_end_with_the_last_attempt(waits: lis
         ({"retry_after": "7"}, 7, 7),
         ({"retry_after_ms": "250"}, 0.25, 0.25),
         ({"retry_after": email.utils.formatdate(time.time() + 30, usegmt=True)}, 20, 31),
-        ({"retry_after": "Mon, 01 Jan 2001 00:00:00 GMT"}, 0, 0),
+        ({"retry_after": "Mon, 01 Jan 2001 00:00:00 GMT"}, 0.5, 1),
+        ({"retry_after": "0"}, 0.5, 1),
         ({"retry_after": "soon"}, 0.5, 1),
     ],
 )
@@ -162,6 +164,19 @@ def test_a_request_refused_for_its_own_content_fails_alone() -> None:
         ask(teacher.client())
     assert len(teacher.requests) == 1
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        httpx2.Response(400, json={"detail": "context too long"}),
+        httpx2.Response(400, json={"message": "context too long"}),
+        httpx2.Response(400, text="context too long"),
+    ],
+)
+def test_errors_of_any_form_keep_the_servers_words(outcome: httpx2.Response) -> None:
+    with pytest.raises(CallFailed, match=r"^HTTP 400: .*context too long"):
+        ask(in_turn(outcome).client())
 
 
 class Dripping(httpx2.AsyncByteStream):

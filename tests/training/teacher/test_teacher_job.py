@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,21 @@ def test_calls_in_flight_are_finished_when_the_job_must_end(folder: Path) -> Non
     with pytest.raises(TeacherError, match="HTTP 401"):
         run(folder, FakeTeacher(handle))  # type: ignore[arg-type]
     assert [row["item_id"] for row in rows(folder / "rcd.journal.jsonl")] == ["i0"]
+
+
+def test_a_full_disk_ends_the_job_in_one_line_and_the_next_run_goes_on(folder: Path) -> None:
+    size = 2500  # the second line of the journal tears here
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(TeacherError, match=r"rcd\.journal\.jsonl: the disk is full"):
+            run(folder, FakeTeacher(), concurrency=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert (folder / "rcd.journal.jsonl").stat().st_size == size
+    again = FakeTeacher()
+    report = run(folder, again)
+    assert report.items == 6
+    assert "0" not in again.asked
 
 
 def test_no_more_calls_at_a_time_than_asked_for(folder: Path) -> None:
