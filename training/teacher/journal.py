@@ -84,13 +84,18 @@ class Journal:
         """
         # One write of the whole line: a crash can tear the last line alone.
         data = line.model_dump_json().encode() + b"\n"
+        descriptor = self._file.fileno()
+        before = os.fstat(descriptor).st_size
         try:
-            written = self._file.write(data)
-            os.fsync(self._file.fileno())
+            if self._file.write(data) != len(data):
+                # Calls in flight may still append: their lines must not follow half of this one.
+                os.ftruncate(descriptor, before)
+                raise TeacherError(
+                    f"{self._path}: the disk is full; make room, then the same command goes on"
+                )
+            os.fsync(descriptor)
         except OSError as error:
             raise TeacherError(f"{self._path}: cannot be written: {error}") from error
-        if written != len(data):
-            raise TeacherError(f"{self._path}: the disk is full; make room, then the same command goes on")
         self.lines.append(line)
 
 

@@ -179,18 +179,18 @@ def test_calls_in_flight_are_finished_when_the_job_must_end(folder: Path) -> Non
 
 
 def test_a_full_disk_ends_the_job_in_one_line_and_the_next_run_goes_on(folder: Path) -> None:
-    size = 2500  # the second line of the journal tears here
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    # In the middle of a line; neighbours are in flight then and try to write too.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
     try:
         with pytest.raises(TeacherError, match=r"rcd\.journal\.jsonl: the disk is full"):
-            run(folder, FakeTeacher(), concurrency=1)
+            run(folder, FakeTeacher(), concurrency=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert (folder / "rcd.journal.jsonl").stat().st_size == size
+    kept = len(rows(folder / "rcd.journal.jsonl"))
+    assert 0 < kept < 6
     again = FakeTeacher()
-    report = run(folder, again)
-    assert report.items == 6
-    assert "0" not in again.asked
+    assert run(folder, again).items == 6
+    assert len(again.asked) == 6 - kept
 
 
 def test_no_more_calls_at_a_time_than_asked_for(folder: Path) -> None:
