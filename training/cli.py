@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_repo.bundle import BundleError
+from training.teacher.cli import add_parser as add_teach_parser
 
 _DATA_HELP = "folder of the data set: dataset.json, items, labels, clicks (docs/data.md)"
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--out", type=Path, required=True, help="tab-separated query, item_id, label, score")
     score.set_defaults(run=_score)
+    add_teach_parser(commands)
     return parser
 
 

@@ -144,6 +144,15 @@ def test_rcd_refuses_a_copy_of_the_title() -> None:
     assert ("a", DropReason.COPIES_TITLE) in drops(made)
 
 
+def test_rcd_passes_over_an_output_that_was_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = [CompletionQuery("warm my home", "it pays for gas")]
+    partial = [Completion("a", "bills for gas", None, None, queries), Completion("b", None, None, None, [])]
+    monkeypatch.setattr(Shop, "completions", lambda self: partial)
+    made = list(build_rcd(SHOP, RcdConfig(), seed=0))
+    assert sorted(d.key for d in made if isinstance(d, Document)) == ["a:query-1", "a:summary"]
+    assert drops(made) == []
+
+
 @pytest.mark.parametrize("switch", ["summary", "paraphrase", "background", "queries"])
 def test_each_rcd_output_can_be_switched_off(sample: Dataset, switch: str) -> None:
     off = RcdConfig.model_validate({switch: False})

@@ -117,6 +117,14 @@ def test_the_check_reads_on_after_problems_and_finds_leaks(folder: Path) -> None
     assert "labels.dev.tsv:3: item_id: 'z' is not in items" in render(report)
 
 
+def test_completions_may_lack_outputs_but_not_all_of_them(folder: Path) -> None:
+    (folder / "rcd.jsonl").write_text('{"item_id": "a", "summary": "pays gas bills"}\n')
+    assert load_dataset(folder).completions() == [("a", "pays gas bills", None, None, [])]
+    (folder / "rcd.jsonl").write_text('{"item_id": "a", "sumary": "pays gas bills"}\n')
+    with pytest.raises(DataError, match=r"rcd\.jsonl:1: summary, paraphrase, background or queries"):
+        load_dataset(folder).completions()
+
+
 def test_the_sample_set_is_clean(sample: Dataset) -> None:
     report = check_dataset(sample.root)
     assert report.ok, render(report)

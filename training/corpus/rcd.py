@@ -16,7 +16,7 @@ from training.data.dataset import Completion, Dataset, Item
 
 
 class RcdConfig(BaseModel):
-    """Which outputs of the teacher become documents."""
+    """Which outputs of the teacher become documents; an output that was not recorded is passed over."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,8 +69,9 @@ def _outputs(
     completion: Completion, body: str, config: RcdConfig
 ) -> Iterator[tuple[str, tuple[Segment, ...]]]:
     for name in ("summary", "paraphrase", "background"):
-        if getattr(config, name):
-            yield name, (Segment(body, canonical_text(getattr(completion, name))),)
+        prose = getattr(completion, name)
+        if prose is not None and getattr(config, name):
+            yield name, (Segment(body, canonical_text(prose)),)
     if config.queries:
         for number, entry in enumerate(completion.queries, start=1):
             said = (Segment(body, canonical_text(entry.explanation)),) if config.explanations else ()

@@ -96,12 +96,12 @@ class CompletionQuery(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """What a teacher wrote about one item."""
+    """What a teacher wrote about one item; prose that it was not asked for, or that was rejected, is None."""
 
     item_id: str
-    summary: str
-    paraphrase: str
-    background: str
+    summary: str | None
+    paraphrase: str | None
+    background: str | None
     queries: list[CompletionQuery]
 
 
@@ -261,18 +261,25 @@ def _text(row: dict[str, Any], name: str) -> str:
     return str(row[name])
 
 
+def _optional_text(row: dict[str, Any], name: str) -> str | None:
+    return _text(row, name) if name in row else None
+
+
 def _query_info(row: dict[str, Any]) -> QueryInfo:
     return QueryInfo(*(_text(row, name) for name in QueryInfo._fields))
 
 
 def _completion(row: dict[str, Any]) -> Completion:
+    """At least one output must be there: a row with none is a misspelt key rather than a choice."""
+    if not row.keys() & {"summary", "paraphrase", "background", "queries"}:
+        raise KeyError("summary, paraphrase, background or queries")
     queries = row.get("queries", [])
     if not isinstance(queries, list) or not all(isinstance(query, dict) for query in queries):
         raise TypeError("queries is not a list of objects")
     return Completion(
         item_id=_text(row, "item_id"),
-        summary=_text(row, "summary"),
-        paraphrase=_text(row, "paraphrase"),
-        background=_text(row, "background"),
+        summary=_optional_text(row, "summary"),
+        paraphrase=_optional_text(row, "paraphrase"),
+        background=_optional_text(row, "background"),
         queries=[CompletionQuery(_text(query, "query"), _text(query, "explanation")) for query in queries],
     )
