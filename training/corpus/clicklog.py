@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from training.corpus.document import DropReason
 
+KEPT = "kept"
 # More than any log counts; sums of such counts stay within 64 bits.
 _DIGITS = r"^[0-9]{1,12}$"
 _MAX_COUNT = 10**12
@@ -84,8 +85,9 @@ def best_pairs(rated: Table, rules: MiningRules) -> Table:
 
 
 def by_reason(table: Table) -> Table:
-    """How many rows or pairs each reason has; the null reason counts the good ones."""
-    return table.group_by("reason").aggregate(count=table.count()).order_by("reason")
+    """How many rows or pairs each reason has; those without one count as `KEPT`."""
+    named = table.select(reason=table.reason.fill_null(KEPT))
+    return named.group_by("reason").aggregate(count=named.count()).order_by("reason")
 
 
 def _order() -> list[Value]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from ibis import Table
 from ibis.backends.duckdb import Backend
 from pydantic import BaseModel, ConfigDict, Field
 
-from training.corpus.clicklog import MiningRules, best_pairs, by_reason, judged_rows, rated_pairs
+from training.corpus.clicklog import KEPT, MiningRules, best_pairs, by_reason, judged_rows, rated_pairs
 from training.corpus.document import Drop, DropReason
 from training.data.dataset import Dataset
 from training.data.lines import tsv_rows
@@ -63,7 +64,9 @@ def mine(dataset: Dataset, rules: MiningRules, limits: DuckDbConfig) -> Mined:
             detail = "raise memory_limit or make room in temp_directory (pretrain.duckdb)"
             raise DataError(f"{dataset.click_path}: mining ran out of memory: {error}; {detail}") from error
         except duckdb.Error as error:
-            raise DataError(f"{dataset.click_path}: cannot be mined: {error}; write the file again") from error
+            raise DataError(
+                f"{dataset.click_path}: cannot be mined: {error}; write the file again"
+            ) from error
 
 
 def open_log(connection: Backend, dataset: Dataset) -> Table:
@@ -100,13 +103,16 @@ def _run(connection: Backend, log: Table, known: Table, rules: MiningRules) -> M
     rows = judged_rows(log, known)
     rated = rated_pairs(rows, rules)
     pairs = connection.to_pyarrow(best_pairs(rated, rules))
-    dropped = {}
-    for counts in (by_reason(rows), by_reason(rated)):
-        table = connection.to_pyarrow(counts).to_pydict()
-        dropped |= dict(zip(table["reason"], table["count"], strict=True))
-    dropped[DropReason.BEYOND_CAP] = dropped.pop(None, 0) - len(pairs)
-    dropped[DropReason.BAD_LINE] = dropped.get(DropReason.BAD_LINE, 0) + _rejected(connection)
-    return Mined(pairs, {DropReason(reason): count for reason, count in dropped.items() if count})
+    bad, weak = _counts(connection, rows), _counts(connection, rated)
+    bad[DropReason.BAD_LINE] += _rejected(connection)
+    weak[DropReason.BEYOND_CAP] = weak[KEPT] - len(pairs)
+    dropped = {DropReason(reason): n for reason, n in (bad + weak).items() if reason != KEPT}
+    return Mined(pairs, dropped)
+
+
+def _counts(connection: Backend, table: Table) -> Counter[str]:
+    found = connection.to_pyarrow(by_reason(table)).to_pydict()
+    return Counter(dict(zip(found["reason"], found["count"], strict=True)))
 
 
 def _rejected(connection: Backend) -> int:
