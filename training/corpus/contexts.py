@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 Nodes = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+_BRIDGES = 16
+"""Neighbours over which the step beyond goes; the closest ones."""
 
 
 class ClickGraph:
@@ -83,10 +85,12 @@ def members_of(
     min_similarity: float,
 ) -> Nodes:
     """The anchor, its closest neighbours, and the closest of their neighbours, which are of the anchor's kind."""
-    near = uses.free(graph.near(anchor))[:max_near]
-    seen = dict.fromkeys(node for member in near for node in graph.near(int(member)).tolist())
-    seen.pop(anchor, None)
-    beyond = uses.free(np.fromiter(seen, np.int64, len(seen)))
+    links = graph.near(anchor)
+    # A neighbour that has no uses left still leads to its own.
+    around = dict.fromkeys(node for link in links[:_BRIDGES] for node in graph.near(int(link)).tolist())
+    around.pop(anchor, None)
+    near = uses.free(links)[:max_near]
+    beyond = uses.free(np.fromiter(around, np.int64, len(around)))
     closeness = vectors[beyond] @ vectors[anchor]
     order = np.argsort(-closeness, kind="stable")[:max_beyond]
     close = beyond[order[closeness[order] >= min_similarity]]
