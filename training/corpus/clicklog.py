@@ -41,6 +41,8 @@ def judged_rows(log: Table, known: Table) -> Table:
     `known` has each usable `item_id` once.
     """
     usable = known.select(known_id="item_id")
+    # Ids may be numbers in Parquet.
+    log = log.mutate(query=log["query"].cast("string"), item_id=log.item_id.cast("string"))
     joined = log.left_join(usable, log.item_id == usable.known_id)
     counted = joined.mutate(impressions=_count(joined.impressions), clicks=_count(joined.clicks))
     reason = ibis.cases(
