@@ -66,6 +66,8 @@ def build_icp(
     """A context for every query and every item of the close pairs, while uses last."""
     mined = mine(dataset, config, duckdb or DuckDbConfig())
     yield from mined.drops("icp")
+    if not len(mined.pairs):
+        return
     pairs = _numbered(mined.pairs)
     vectors = embed([*pairs.queries, *(dataset.item_text(item_id) for item_id in pairs.items)])
     similarity = _similarity(vectors, pairs.ends)
