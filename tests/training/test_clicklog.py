@@ -129,6 +129,17 @@ def test_an_empty_log_has_no_pairs(tmp_path: Path) -> None:
     assert not kept(tsv(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["clicks.tsv", "clicks.parquet"])
+def test_a_folder_may_be_named_like_a_pattern(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a [b] *?"
+    folder.mkdir()
+    log = tsv(folder, b"x\ta\t1\t1")
+    if name.endswith(".parquet"):
+        log = Log(path=folder / name)
+        parquet.write_table(pa.table([["x"], ["a"], [1], [1]], list(CLICK_COLUMNS)), folder / name)
+    assert kept(log) == [("x", "a")]
+
+
 def test_another_header_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "clicks.tsv"
     path.write_text("query\titem\tshown\tclicks\nx\ta\t1\t1\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from training.data.pairs import CLICK_COLUMNS, Click
 from training.data.problems import DataError, ProblemLog
 
 _MAX_REJECTS = 100_000
+"""Lines DuckDB keeps as unreadable; a file of noise must not fill memory with complaints."""
 
 
 class DuckDbConfig(BaseModel):
@@ -74,8 +76,9 @@ def open_log(connection: Backend, dataset: Dataset) -> Table:
     path = dataset.click_path
     if path is None:
         return _in_memory(dataset.clicks()).mutate(bad_line=False)
+    pattern = glob.escape(str(path))  # DuckDB expands * ? [ in a path
     if path.suffix == ".parquet":
-        table = connection.read_parquet(path)
+        table = connection.read_parquet(pattern)
         if missing := set(CLICK_COLUMNS) - set(table.columns):
             raise DataError(f"{path}: columns {sorted(missing)} are missing; it needs {CLICK_COLUMNS}")
         return table.select(*CLICK_COLUMNS, bad_line=False)
@@ -83,7 +86,7 @@ def open_log(connection: Backend, dataset: Dataset) -> Table:
     # A fifth column catches lines with too many cells; DuckDB's strict mode would count them itself, but
     # gives up on a file with two kinds of line ends.
     table = connection.read_csv(
-        path,
+        pattern,
         columns=dict.fromkeys((*CLICK_COLUMNS, "rest"), "VARCHAR"),
         delim="\t", quote="", escape="", comment="", header=True,
         auto_detect=False, strict_mode=False, null_padding=True,
@@ -127,6 +130,8 @@ def _rejected(connection: Backend) -> int:
 
 @contextmanager
 def _connect(limits: DuckDbConfig) -> Iterator[Backend]:
+    if limits.temp_directory is not None:
+        limits.temp_directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cprm-mining-", dir=limits.temp_directory) as spill:
         settings = {} if limits.threads is None else {"threads": limits.threads}
         connection = ibis.duckdb.connect(
