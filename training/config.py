@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from training.corpus.dke import DkeConfig
 from training.corpus.icp import IcpConfig
+from training.corpus.mining import DuckDbConfig
 from training.corpus.rcd import RcdConfig
 from training.objectives.blank import BlankConfig
 from training.objectives.matching import MatchingConfig
@@ -69,6 +70,8 @@ class PretrainConfig(_Strict):
     dke: DkeConfig = DkeConfig()
     icp: IcpConfig = IcpConfig()
     rcd: RcdConfig = RcdConfig()
+    duckdb: DuckDbConfig = DuckDbConfig()
+    """Memory, threads and spill folder of click-log mining."""
     mlm: MlmConfig = MlmConfig()
     blank: BlankConfig = BlankConfig()
     matching: MatchingConfig = MatchingConfig()

@@ -5,23 +5,24 @@ Source: CPRM (arXiv 2412.01269), domain knowledge enhancement. Sampling and caps
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from model_repo.text import canonical_text
+from training.corpus.clicklog import MiningRules
 from training.corpus.document import QUERY, Builder, Document, Drop, DropReason, Segment
+from training.corpus.mining import DuckDbConfig, mine
 from training.data.dataset import Dataset, Item
 
 
-class DkeConfig(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class DkeConfig(MiningRules):
+    """A clicked query counts whatever its rate, and a query's items are not capped: coverage matters here."""
 
+    min_ctr: float = Field(default=0.0, ge=0, le=1)
+    max_items_per_query: int | None = Field(default=None, ge=1)
+    max_pairs: int = Field(default=5_000_000, ge=1)
     max_queries: int = Field(default=4, ge=0)
     """Most clicked queries in one document."""
-    min_clicks: int = Field(default=1, ge=1)
-    """Clicks from which on a query counts as the item's."""
     copies: int = Field(default=2, ge=1)
     """Documents an item, each with its own draw of queries and field order."""
     shuffle_fields: bool = True
@@ -30,20 +31,26 @@ class DkeConfig(BaseModel):
     """Chance that a field other than the first is left out."""
 
 
-def build_dke(dataset: Dataset, config: DkeConfig, *, seed: int) -> Builder:
+def build_dke(
+    dataset: Dataset, config: DkeConfig, *, seed: int, duckdb: DuckDbConfig | None = None
+) -> Builder:
     """Items without clicks give documents of their fields alone: cold items are why DKE exists."""
     rng = np.random.default_rng(seed)
-    clicked: dict[str, dict[str, int]] = defaultdict(dict)
-    for click in dataset.clicks():
-        if click.clicks >= config.min_clicks:
-            clicked[click.item_id][click.query] = click.clicks
+    mined = mine(dataset, config, duckdb or DuckDbConfig())
+    yield from mined.drops("dke")
+    clicked: dict[str, dict[str, int]] = {}
+    columns = (mined.pairs.column(name).to_pylist() for name in ("query", "item_id", "clicks"))
+    for query, item_id, clicks in zip(*columns, strict=True):
+        clicked.setdefault(item_id, {})[query] = clicks
     names = [field.name for field in dataset.card.item_fields]
     for item in dataset.items.values():
         if not any(canonical_text(value) for value in item.fields.values()):
             yield Drop("dke", item.item_id, DropReason.EMPTY_ITEM, "no field holds text")
             continue
         for _ in range(config.copies):
-            segments = _fields(item, names, config, rng) + _queries(clicked[item.item_id], config, rng)
+            segments = _fields(item, names, config, rng) + _queries(
+                clicked.get(item.item_id, {}), config, rng
+            )
             yield Document("dke", item.item_id, tuple(segments))
 
 

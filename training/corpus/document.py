@@ -20,6 +20,14 @@ class DropReason(StrEnum):
     UNKNOWN_ITEM = "unknown-item"
     TOO_SHORT = "too-short"
     COPIES_TITLE = "copies-title"
+    BAD_LINE = "bad-line"
+    EMPTY_QUERY = "empty-query"
+    BAD_COUNT = "bad-count"
+    CLICKS_EXCEED_IMPRESSIONS = "clicks-exceed-impressions"
+    FEW_IMPRESSIONS = "few-impressions"
+    FEW_CLICKS = "few-clicks"
+    LOW_CTR = "low-ctr"
+    BEYOND_CAP = "beyond-cap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +53,13 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Something a rule refused."""
+    """Something a rule refused; `count` of it where naming each would take too long."""
 
     source: str
     key: str
     reason: DropReason
     detail: str
+    count: int = 1
 
 
 Builder = Iterator[Document | Drop]
@@ -62,6 +71,7 @@ class CorpusReport:
     def __init__(self) -> None:
         self._documents: Counter[str] = Counter()
         self._dropped: dict[str, Counter[str]] = {}
+        self._shown: dict[str, Counter[str]] = {}
         self._kept: dict[str, list[str]] = {}
 
     def documents(self, builder: Builder) -> Iterator[Document]:
@@ -72,8 +82,10 @@ class CorpusReport:
                 self._documents[made.source] += 1
                 yield made
             else:
-                reasons[made.reason] += 1
-                if reasons[made.reason] <= _KEPT_PER_REASON:
+                shown = self._shown.setdefault(made.source, Counter())
+                reasons[made.reason] += made.count
+                shown[made.reason] += 1
+                if shown[made.reason] <= _KEPT_PER_REASON:
                     self._kept.setdefault(made.source, []).append(f"{made.reason}: {made.key}: {made.detail}")
 
     def summary(self) -> dict[str, dict[str, Any]]:

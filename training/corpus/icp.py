@@ -5,27 +5,40 @@ Source: CPRM (arXiv 2412.01269), in-context pre-training; ordering by a greedy p
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+import pyarrow as pa
+from pydantic import Field
 
 from model_repo.text import canonical_text
-from training.corpus.clicklog import ClickedPair, as_table, clicked_pairs, fetch
+from training.corpus.clicklog import MiningRules
+from training.corpus.contexts import (
+    ClickGraph,
+    Nodes,
+    Uses,
+    Vectors,
+    greedy_path,
+    greedy_walk,
+    members_of,
+    spread,
+)
 from training.corpus.document import QUERY, Builder, Document, Drop, DropReason, Segment
+from training.corpus.mining import DuckDbConfig, mine
 from training.data.dataset import Dataset
-from training.models.embedding import Embedder
+from training.models.embedding import MINILM, Embedder
+
+_CHUNK = 65_536
+_MAX_WINDOW = 256
 
 
-class IcpConfig(BaseModel):
-    """Defaults suit small logs; the paper's large one used impressions >= 100 and CTR >= 0.2."""
+class IcpConfig(MiningRules):
+    """Thresholds and caps of the log are inherited; those here shape the contexts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_impressions: int = Field(default=1, ge=1)
-    min_ctr: float = Field(default=0.2, ge=0, le=1)
+    embedder: str = MINILM
+    """`minilm`, a checkpoint folder, or a hub name such as facebook/contriever (which is fetched)."""
     min_similarity: float = 0.2
     """Cosine under the embedding model below which a clicked pair counts as a stray click."""
     max_queries: int = Field(default=4, ge=1)
@@ -36,110 +49,116 @@ class IcpConfig(BaseModel):
     """Roles of the fields that stand for an item in a context."""
 
 
-_Vectors = Mapping[str, npt.NDArray[np.float32]]
-_Links = dict[str, list[str]]
+class _Pairs(NamedTuple):
+    """Clicked pairs as numbers: `ends` are nodes, queries first, then items."""
+
+    queries: list[str]
+    items: list[str]
+    ends: tuple[Nodes, Nodes]
+
+    def name(self, node: int) -> str:
+        return self.queries[node] if node < len(self.queries) else self.items[node - len(self.queries)]
 
 
-def build_icp(dataset: Dataset, config: IcpConfig, *, embed: Embedder, seed: int) -> Builder:
+def build_icp(
+    dataset: Dataset, config: IcpConfig, *, embed: Embedder, seed: int, duckdb: DuckDbConfig | None = None
+) -> Builder:
     """A context for every query and every item of the close pairs, while uses last."""
-    mined = clicked_pairs(
-        as_table(dataset.clicks()), min_impressions=config.min_impressions, min_ctr=config.min_ctr
+    mined = mine(dataset, config, duckdb or DuckDbConfig())
+    yield from mined.drops("icp")
+    if not len(mined.pairs):
+        return
+    pairs = _numbered(mined.pairs)
+    vectors = embed([*pairs.queries, *(dataset.item_text(item_id) for item_id in pairs.items)])
+    similarity = _similarity(vectors, pairs.ends)
+    close = similarity >= config.min_similarity
+    yield from _strays(pairs, similarity, close)
+    graph = ClickGraph(
+        (pairs.ends[0][close], pairs.ends[1][close]),
+        similarity[close],
+        queries=len(pairs.queries),
+        nodes=len(vectors),
     )
-    pairs = fetch(mined)
-    vectors = _vectors(dataset, pairs, embed)
-    items_of: _Links = defaultdict(list)
-    queries_of: _Links = defaultdict(list)
-    for pair in pairs:
-        similarity = float(vectors[_q(pair.query)] @ vectors[pair.item_id])
-        if similarity < config.min_similarity:
-            key = f"{pair.query} | {pair.item_id}"
-            yield Drop("icp", key, DropReason.LOW_SIMILARITY, f"cosine {similarity:.2f}")
-        else:
-            items_of[_q(pair.query)].append(pair.item_id)
-            queries_of[pair.item_id].append(_q(pair.query))
-    contexts: list[tuple[str, list[str]]] = []
-    for made in _contexts(items_of, queries_of, config, np.random.default_rng(seed)):
+    rng = np.random.default_rng(seed)
+    contexts: list[Nodes] = []
+    for made in _contexts(graph, vectors, pairs, config, rng):
         if isinstance(made, Drop):
             yield made
         else:
             contexts.append(made)
-    for key, members in _diverse(contexts):
-        path = _greedy_path(members, vectors)
-        yield Document("icp", key, tuple(s for member in path for s in _segments(dataset, member, config)))
+    # The walk leaves kin side by side.
+    shuffled = (contexts[place] for place in rng.permutation(len(contexts)))
+    # A context meets at most this many others.
+    window = (config.max_queries + config.max_items) * (config.max_uses - 1)
+    for members in spread(shuffled, window=min(window, _MAX_WINDOW)):
+        path = greedy_path(members, vectors)
+        segments = (s for node in path for s in _segments(dataset, pairs, int(node), config))
+        yield Document("icp", pairs.name(int(members[0])), tuple(segments))
 
 
-def _q(query: str) -> str:
-    """Queries and items share one key space; item ids never start with this."""
-    return "\0" + query
+def _numbered(mined: pa.Table) -> _Pairs:
+    query, item = (mined.column(name).combine_chunks().dictionary_encode() for name in ("query", "item_id"))
+    queries = query.dictionary.to_pylist()
+    ends = (_nodes(query, 0), _nodes(item, len(queries)))
+    return _Pairs(queries, item.dictionary.to_pylist(), ends)
 
 
-def _segments(dataset: Dataset, member: str, config: IcpConfig) -> list[Segment]:
-    if member.startswith("\0"):
-        return [Segment(QUERY, canonical_text(member[1:]))]
-    fields = dataset.items[member].fields
-    shown = [field for field in dataset.card.item_fields if field.role in config.context_roles]
-    texts = [(f.name, canonical_text(fields.get(f.name, ""))) for f in shown or dataset.card.item_fields[:1]]
-    return [Segment(name, text, member) for name, text in texts if text]
+def _nodes(column: pa.DictionaryArray, first: int) -> Nodes:
+    indices: Nodes = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return indices + first
 
 
-def _vectors(dataset: Dataset, pairs: list[ClickedPair], embed: Embedder) -> _Vectors:
-    queries = list(dict.fromkeys(pair.query for pair in pairs))
-    items = list(dict.fromkeys(pair.item_id for pair in pairs))
-    vectors = embed([*queries, *(dataset.item_text(item_id) for item_id in items)])
-    return dict(zip([*map(_q, queries), *items], vectors, strict=True))
+def _similarity(vectors: Vectors, ends: tuple[Nodes, Nodes]) -> npt.NDArray[np.float32]:
+    """Cosine of each pair, in chunks: all vectors of all pairs at once would be the largest array here."""
+    similarity = np.empty(len(ends[0]), dtype=np.float32)
+    for start in range(0, len(similarity), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        similarity[part] = np.einsum("nd,nd->n", vectors[ends[0][part]], vectors[ends[1][part]])
+    return similarity
+
+
+def _strays(
+    pairs: _Pairs, similarity: npt.NDArray[np.float32], close: npt.NDArray[np.bool_]
+) -> Iterator[Drop]:
+    for row in np.flatnonzero(~close):
+        key = " | ".join(pairs.name(int(end[row])) for end in pairs.ends)
+        yield Drop("icp", key, DropReason.LOW_SIMILARITY, f"cosine {similarity[row]:.2f}")
 
 
 def _contexts(
-    items_of: _Links, queries_of: _Links, config: IcpConfig, rng: np.random.Generator
-) -> Iterator[tuple[str, list[str]] | Drop]:
-    """(key, members): each anchor with its neighbours and one step beyond them."""
-    uses: Counter[str] = Counter()
-    anchors = [*items_of, *queries_of]
-    for index in rng.permutation(len(anchors)):
-        anchor = anchors[int(index)]
-        near = items_of[anchor] if anchor in items_of else queries_of[anchor]
-        back = queries_of if anchor in items_of else items_of
-        beyond = [other for member in near for other in back[member] if other != anchor]
-        key = anchor.lstrip("\0")
-        if uses[anchor] >= config.max_uses:
-            yield Drop("icp", key, DropReason.OVER_USED, f"in {config.max_uses} contexts already")
-            continue
-        members = _cap([anchor, *near, *beyond], uses, config)
-        if len(members) < 2:
-            yield Drop("icp", key, DropReason.ALONE, "no neighbour has uses left")
-            continue
-        uses.update(members)
-        yield key, members
-
-
-def _cap(candidates: list[str], uses: Counter[str], config: IcpConfig) -> list[str]:
-    chosen: list[str] = []
+    graph: ClickGraph, vectors: Vectors, pairs: _Pairs, config: IcpConfig, rng: np.random.Generator
+) -> Iterator[Nodes | Drop]:
+    """Each anchor of the walk with its neighbours and one step beyond them."""
+    uses = Uses(len(vectors), config.max_uses)
     room = {True: config.max_queries, False: config.max_items}
-    for member in dict.fromkeys(candidates):
-        kind = member.startswith("\0")
-        if room[kind] and uses[member] < config.max_uses:
-            room[kind] -= 1
-            chosen.append(member)
-    return chosen
+    for anchor in greedy_walk(graph, rng):
+        if not len(uses.free(np.array([anchor]))):
+            detail = f"in {config.max_uses} contexts already"
+            yield Drop("icp", pairs.name(anchor), DropReason.OVER_USED, detail)
+            continue
+        kind = graph.is_query(anchor)
+        members = members_of(
+            anchor,
+            graph,
+            vectors,
+            uses,
+            max_near=room[not kind],
+            max_beyond=room[kind] - 1,
+            min_similarity=config.min_similarity,
+        )
+        if len(members) < 2:
+            yield Drop("icp", pairs.name(anchor), DropReason.ALONE, "no neighbour has uses left")
+            continue
+        uses.add(members)
+        yield members
 
 
-def _greedy_path(members: list[str], vectors: _Vectors) -> list[str]:
-    """Start at the anchor and always go to the nearest member not yet visited."""
-    path, left = [members[0]], members[1:]
-    while left:
-        here = vectors[path[-1]]
-        nearest = max(left, key=lambda member: float(vectors[member] @ here))
-        left.remove(nearest)
-        path.append(nearest)
-    return path
-
-
-def _diverse(contexts: list[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str]]]:
-    """Reorder so that a context shares no member with the one before, where a window of 64 allows it."""
-    waiting, last = list(contexts), set[str]()
-    while waiting:
-        window = waiting[:64]
-        index = next((i for i, (_, members) in enumerate(window) if last.isdisjoint(members)), 0)
-        key, members = waiting.pop(index)
-        last = set(members)
-        yield key, members
+def _segments(dataset: Dataset, pairs: _Pairs, node: int, config: IcpConfig) -> Iterator[Segment]:
+    if node < len(pairs.queries):
+        yield Segment(QUERY, canonical_text(pairs.queries[node]))
+        return
+    fields = dataset.items[pairs.name(node)].fields
+    shown = [field for field in dataset.card.item_fields if field.role in config.context_roles]
+    for field in shown or dataset.card.item_fields[:1]:
+        if text := canonical_text(fields.get(field.name, "")):
+            yield Segment(field.name, text, pairs.name(node))

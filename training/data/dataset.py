@@ -149,13 +149,18 @@ class Dataset:
             self._labels[split] = pairs
         return self._labels[split]
 
+    @property
+    def click_path(self) -> Path | None:
+        """The click log as a file, for readers that need not hold all of it."""
+        return find(self.root, "clicks.tsv") or find(self.root, "clicks.parquet")
+
     @cached_property
     def _clicks(self) -> list[Click]:
-        path = find(self.root, "clicks.tsv") or find(self.root, "clicks.parquet")
+        path = self.click_path
         return list(read_clicks(path, self.items.keys(), self.log)) if path else []
 
     def clicks(self) -> list[Click]:
-        """The click log; empty where there is none."""
+        """The whole click log in memory, each bad row reported by line; empty where there is none."""
         return self._clicks
 
     @cached_property

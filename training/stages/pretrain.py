@@ -31,8 +31,8 @@ def build_corpora(
 ) -> tuple[Corpora, CorpusReport]:
     """Run the builders whose weight is above zero; the report counts documents and drops by reason."""
     builders: dict[str, Callable[[], Builder]] = {
-        "dke": lambda: build_dke(dataset, config.dke, seed=seed),
-        "icp": lambda: build_icp(dataset, config.icp, embed=embed, seed=seed),
+        "dke": lambda: build_dke(dataset, config.dke, seed=seed, duckdb=config.duckdb),
+        "icp": lambda: build_icp(dataset, config.icp, embed=embed, seed=seed, duckdb=config.duckdb),
         "rcd": lambda: build_rcd(dataset, config.rcd, seed=seed),
     }
     report = CorpusReport()

@@ -21,7 +21,7 @@ from training.export.exporter import Trained, export_bundle
 from training.families import Family, open_family
 from training.loop import train
 from training.models.base import RelevanceModel
-from training.models.embedding import MiniLmEmbedder
+from training.models.embedding import MINILM, MiniLmEmbedder, open_embedder
 from training.models.glm.folder import save_glm
 from training.models.glm.relevance import RelevanceGlm
 from training.rendering import PairSource
@@ -95,7 +95,9 @@ def pretrain(shop: Workshop) -> None:
     if shop.folder.result("pretrain") is not None:
         return
     config = shop.config.pretrain
-    corpora, report = build_corpora(shop.dataset, config, embed=shop.embed, seed=shop.config.seed)
+    # The baseline's embedder remembers what it has embedded.
+    embed = shop.embed if config.icp.embedder == MINILM else open_embedder(config.icp.embedder)
+    corpora, report = build_corpora(shop.dataset, config, embed=embed, seed=shop.config.seed)
     _console.print(f"corpora: {', '.join(f'{name} {len(documents)}' for name, documents in corpora.items())}")
     shop.folder.finish("corpora", report.summary())
     model = shop.model()
