@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, ndcg_score, roc_auc_score
 from training.data.dataset import Dataset
 from training.data.pairs import LabelledPair
 from training.evaluation.bm25 import bm25_scores
-from training.evaluation.bootstrap import bootstrap, paired_difference
+from training.evaluation.bootstrap import Run, bootstrap, paired_difference
 from training.evaluation.calibrate import fit_calibration
 from training.evaluation.metrics import best_threshold, ndcg_at_10
 from training.evaluation.slices import slice_masks
@@ -70,10 +70,10 @@ def test_the_bootstrap_is_resampling_of_whole_queries() -> None:
 def test_a_model_does_not_differ_from_itself_but_from_a_worse_one() -> None:
     pairs, scores = random_case(2, queries=40)
     noise = np.random.default_rng(0).normal(size=len(scores))
-    common = {"relevant_from": 2, "threshold_a": 1.0, "threshold_b": 1.0, "resamples": 200}
-    same = paired_difference(pairs, scores, scores, **common)
+    common = {"relevant_from": 2, "resamples": 200}
+    same = paired_difference(pairs, Run(scores, 1.0), Run(scores, 1.0), **common)
     assert (same["auc"].low, same["auc"].high) == (0.0, 0.0)
-    better = paired_difference(pairs, scores, noise, **common)
+    better = paired_difference(pairs, Run(scores, 1.0), Run(noise, 1.0), **common)
     assert better["auc"].low is not None
     assert better["auc"].low > 0
 

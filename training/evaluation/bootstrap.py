@@ -1,23 +1,28 @@
 """95% intervals by bootstrap over queries: whole queries are drawn, because their pairs hang together.
 
-A resample is a vector of query weights (how often each was drawn), so every metric is a weighted one and
-nothing is sorted twice: one AUC sort serves all resamples.
+Where several runs (seeds) of one recipe are given, seeds are drawn as well as queries, so that the interval covers
+the spread between seeds. Of S seeds S - 1 are drawn: drawing S would make the variance of their mean too small by
+(S - 1) / S (Rao and Wu 1988), which is much for three seeds. Few seeds remain few: below five the interval is rough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from training.data.pairs import LabelledPair
-from training.evaluation.metrics import Scores, ndcg_at_10, query_index
+from training.evaluation.metrics import Scores
+from training.evaluation.weighted import Run, Values, Weights, weighted_metrics
+
+__all__ = ["RESAMPLES", "Difference", "Interval", "Run", "bootstrap", "paired_difference", "seed_means"]
 
 RESAMPLES = 1000
-Weights = npt.NDArray[np.float64]
-Metric = Callable[[Weights], float]
+Mask = npt.NDArray[np.bool_]
+# Weights of one block, rows x draws: 32 MB. Memory does not grow with the number of resamples.
+_CELLS = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,113 +34,136 @@ class Interval:
     high: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Difference(Interval):
+    """`p_value`: two-sided, twice the smaller share of draws beyond zero, at least 1 / (resamples + 1)."""
+
+    p_value: float | None
+
+
 def bootstrap(
     pairs: Sequence[LabelledPair],
     scores: Scores,
     *,
     relevant_from: int,
     threshold: float,
+    mask: Mask | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Intervals of auc, f1, accuracy (all in 0..100) and ndcg10 (0..1)."""
-    metrics = _metrics(pairs, scores, relevant_from, threshold)
-    draws = _draws(pairs, resamples, seed)
-    return {name: _interval(metric, draws) for name, metric in metrics.items()}
+    """Intervals of auc, f1, accuracy (all in 0..100), ndcg10 and mrr (0..1) of one run.
+
+    `mask` keeps the pairs of a slice; queries without any of them are not drawn.
+    """
+    run = Run(scores, threshold)
+    return seed_means(pairs, run, relevant_from=relevant_from, mask=mask, resamples=resamples, seed=seed)
+
+
+def seed_means(
+    pairs: Sequence[LabelledPair],
+    runs: Run | Sequence[Run],
+    *,
+    relevant_from: int,
+    mask: Mask | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of each metric's mean over runs; with several runs, seeds are drawn too."""
+    chosen = _runs(runs)
+    values = _resampled(pairs, chosen, relevant_from, mask, resamples, seed)
+    (weights,) = _seed_weights([len(chosen)], resamples, seed)
+    return {name: Interval(*_percentiles(_mean(rows, weights))) for name, rows in values.items()}
 
 
 def paired_difference(
     pairs: Sequence[LabelledPair],
-    scores_a: Scores,
-    scores_b: Scores,
+    runs_a: Run | Sequence[Run],
+    runs_b: Run | Sequence[Run],
     *,
     relevant_from: int,
-    threshold_a: float,
-    threshold_b: float,
+    mask: Mask | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Interval]:
-    """Intervals of metric(a) - metric(b), both on the same resampled queries."""
-    first = _metrics(pairs, scores_a, relevant_from, threshold_a)
-    second = _metrics(pairs, scores_b, relevant_from, threshold_b)
-    draws = _draws(pairs, resamples, seed)
+) -> dict[str, Difference]:
+    """Mean over seeds of metric(a) minus mean over seeds of metric(b), on the same resampled queries.
 
-    def difference(name: str) -> Metric:
-        return lambda weights: first[name](weights) - second[name](weights)
-
-    return {name: _interval(difference(name), draws) for name in first}
-
-
-def _draws(pairs: Sequence[LabelledPair], resamples: int, seed: int) -> Weights:
-    """Query weights [resamples + 1, queries]; row 0 counts every query once."""
-    count = len({pair.query for pair in pairs})
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    return np.vstack([np.ones(count), drawn]).astype(np.float64)
-
-
-def _interval(metric: Metric, draws: Weights) -> Interval:
-    values = np.array([metric(weights) for weights in draws])
-    if np.isnan(values[0]):
-        return Interval(None, None, None)
-    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
-    return Interval(float(values[0]), float(low), float(high))
-
-
-def _metrics(
-    pairs: Sequence[LabelledPair], scores: Scores, relevant_from: int, threshold: float
-) -> dict[str, Metric]:
-    scores = np.asarray(scores)
-    query = query_index(pairs)
-    relevant = np.array([pair.label >= relevant_from for pair in pairs])
+    As many runs on either side count as paired by seed, in the order given: a draw takes the same seeds of both.
+    """
+    first, second = _runs(runs_a), _runs(runs_b)
+    values = _resampled(pairs, [*first, *second], relevant_from, mask, resamples, seed)
+    weights_a, weights_b = _seed_weights([len(first), len(second)], resamples, seed)
     return {
-        "auc": _auc(query, relevant, scores),
-        **_thresholded(query, relevant, scores >= threshold),
-        "ndcg10": _ndcg(pairs, scores),
+        name: _difference(_mean(rows[: len(first)], weights_a) - _mean(rows[len(first) :], weights_b))
+        for name, rows in values.items()
     }
 
 
-def _auc(query: npt.NDArray[np.int64], relevant: npt.NDArray[np.bool_], scores: Scores) -> Metric:
-    """Weighted Mann-Whitney statistic; pairs of equal score count one half."""
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    query, relevant = query[order], relevant[order]
-
-    def metric(weights: Weights) -> float:
-        row = weights[query]
-        positive = np.add.reduceat(row * relevant, starts)
-        negative = np.add.reduceat(row * ~relevant, starts)
-        total = positive.sum() * negative.sum()
-        below = np.cumsum(negative) - negative
-        return float(100 * (positive * (below + 0.5 * negative)).sum() / total) if total else float("nan")
-
-    return metric
+def _runs(runs: Run | Sequence[Run]) -> list[Run]:
+    chosen = [runs] if isinstance(runs, Run) else list(runs)
+    if not chosen:
+        raise ValueError("no run to measure")
+    return chosen
 
 
-def _thresholded(
-    query: npt.NDArray[np.int64], relevant: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_]
-) -> dict[str, Metric]:
-    count = int(query.max(initial=-1)) + 1
+def _resampled(
+    pairs: Sequence[LabelledPair],
+    runs: Sequence[Run],
+    relevant_from: int,
+    mask: Mask | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, Values]:
+    """Each metric [runs, resamples + 1], the same queries in a column; column 0 takes every query once."""
+    if mask is not None:
+        pairs = [pair for pair, inside in zip(pairs, mask, strict=True) if inside]
+        runs = [Run(np.asarray(run.scores)[mask], run.threshold) for run in runs]
+    metrics = [weighted_metrics(pairs, run, relevant_from=relevant_from) for run in runs]
+    blocks = [
+        np.array([[metric(weights) for metric in by_name.values()] for by_name in metrics])
+        for weights in _query_weights(pairs, resamples, seed)
+    ]
+    return dict(zip(metrics[0], np.concatenate(blocks, axis=2).transpose(1, 0, 2), strict=True))
 
-    def per_query(chosen: npt.NDArray[np.bool_]) -> Weights:
-        return np.bincount(query, weights=chosen, minlength=count).astype(np.float64)
 
-    hits, calls, positives = per_query(relevant & called), per_query(called), per_query(relevant)
-    right, pairs = per_query(relevant == called), per_query(np.ones_like(called))
+def _query_weights(pairs: Sequence[LabelledPair], resamples: int, seed: int) -> Iterator[Weights]:
+    """Blocks of columns, [queries, draws] each; the draws do not depend on the size of a block."""
+    count = len({pair.query for pair in pairs})
+    yield np.ones((count, 1))
+    rng = np.random.default_rng(seed)
+    block = max(1, _CELLS // max(1, len(pairs)))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=size)
+        yield np.ascontiguousarray(drawn.T, dtype=np.float64)
 
-    def f1(weights: Weights) -> float:
-        denominator = weights @ calls + weights @ positives
-        return float(200 * (weights @ hits) / denominator) if denominator else float("nan")
 
-    return {"f1": f1, "accuracy": lambda weights: float(100 * (weights @ right) / (weights @ pairs))}
+def _seed_weights(counts: Sequence[int], resamples: int, seed: int) -> list[Weights]:
+    """Share of each seed in each column [seeds, resamples + 1]; equal counts get the same shares."""
+    rng = np.random.default_rng([seed, 1])
+    by_count: dict[int, Weights] = {}
+    for count in dict.fromkeys(counts):
+        drawn = rng.multinomial(max(1, count - 1), np.full(count, 1 / count), size=resamples)
+        by_count[count] = np.vstack([np.full((1, count), 1 / count), drawn / max(1, count - 1)]).T
+    return [by_count[count] for count in counts]
 
 
-def _ndcg(pairs: Sequence[LabelledPair], scores: Scores) -> Metric:
-    values = ndcg_at_10(pairs, scores)
+def _mean(rows: Values, weights: Weights) -> Values:
+    return np.einsum("sd,sd->d", rows, weights)
 
-    def metric(weights: Weights) -> float:
-        used = weights[values.query]
-        return float((used * values.value).sum() / used.sum()) if used.sum() else float("nan")
 
-    return metric
+def _percentiles(values: Values) -> tuple[float | None, float | None, float | None]:
+    """(value, low, high) of a column 0 and the draws after it."""
+    drawn = values[1:][~np.isnan(values[1:])]
+    if np.isnan(values[0]) or not len(drawn):
+        return None, None, None
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(values[0]), float(low), float(high)
+
+
+def _difference(values: Values) -> Difference:
+    value, low, high = _percentiles(values)
+    if value is None:
+        return Difference(None, None, None, None)
+    drawn = values[1:][~np.isnan(values[1:])]
+    share = 2 * min(np.mean(drawn <= 0), np.mean(drawn >= 0))
+    return Difference(value, low, high, float(np.clip(share, 1 / (len(drawn) + 1), 1.0)))

@@ -1,4 +1,4 @@
-"""AUC, F1, accuracy and nDCG@10, as every report of this project defines them."""
+"""Thresholds, nDCG@10 and MRR, as every report of this project defines them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CUTOFF = 10
 
 
 class QueryValues(NamedTuple):
-    """One nDCG@10 per query with any gain."""
+    """One value per query that has something to find; `query` as `query_index` numbers them."""
 
     query: npt.NDArray[np.int64]
     value: npt.NDArray[np.float64]
@@ -42,12 +42,33 @@ def ndcg_at_10(pairs: Sequence[LabelledPair], scores: Scores, *, lowest: int = 0
     """
     query = query_index(pairs)
     gains = np.array([2.0 ** (pair.label - lowest) - 1.0 for pair in pairs])
-    by_id = np.argsort(np.argsort([pair.item_id for pair in pairs], kind="stable"), kind="stable")
     count = int(query.max(initial=-1)) + 1
-    actual = _dcg(query, gains, np.lexsort((by_id, -np.asarray(scores, dtype=np.float64), query)), count)
+    actual = _dcg(query, gains, _ranking(pairs, query, scores), count)
     ideal = _dcg(query, gains, np.lexsort((-gains, query)), count)
     used = np.flatnonzero(ideal > 0)
     return QueryValues(used, actual[used] / ideal[used])
+
+
+def reciprocal_ranks(pairs: Sequence[LabelledPair], scores: Scores, *, relevant_from: int) -> QueryValues:
+    """1 / rank of each query's first relevant item; their mean is MRR.
+
+    Queries without a relevant item are left out; equal scores are ordered by item id.
+    """
+    query = query_index(pairs)
+    order = _ranking(pairs, query, scores)
+    ordered = query[order]
+    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered) + 1
+    relevant = np.array([pair.label >= relevant_from for pair in pairs], dtype=bool)[order]
+    found, first = np.unique(ordered[relevant], return_index=True)
+    return QueryValues(found, 1.0 / rank[relevant][first])
+
+
+def _ranking(
+    pairs: Sequence[LabelledPair], query: npt.NDArray[np.int64], scores: Scores
+) -> npt.NDArray[np.intp]:
+    """Rows query by query, the best score first, equal scores by item id."""
+    by_id = np.argsort(np.argsort([pair.item_id for pair in pairs], kind="stable"), kind="stable")
+    return np.lexsort((by_id, -np.asarray(scores, dtype=np.float64), query))
 
 
 def _dcg(

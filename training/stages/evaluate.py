@@ -12,13 +12,13 @@ import numpy.typing as npt
 from model_repo.calibration import Calibration
 from training.data.dataset import Dataset
 from training.evaluation.bm25 import bm25_scores
-from training.evaluation.bootstrap import bootstrap, paired_difference
+from training.evaluation.bootstrap import Run, bootstrap, paired_difference
 from training.evaluation.cosine import cosine_scores
 from training.evaluation.metrics import best_threshold
 from training.evaluation.predict import predict
 from training.evaluation.slices import slice_masks
-from training.models.embedding import Embedder
 from training.models.base import RelevanceModel
+from training.models.embedding import Embedder
 from training.rendering import PairSource
 
 _BINS = 10
@@ -74,11 +74,9 @@ def summarise(
             metric: asdict(interval)
             for metric, interval in paired_difference(
                 pairs,
-                scores[recipe].test,
-                scores[name].test,
+                Run(scores[recipe].test, thresholds[recipe]),
+                Run(scores[name].test, thresholds[name]),
                 relevant_from=relevant_from,
-                threshold_a=thresholds[recipe],
-                threshold_b=thresholds[name],
             ).items()
         }
         for name in scores
