@@ -8,24 +8,31 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model_repo.bundle import BundleError
 from training.teacher.cli import add_parser as add_teach_parser
+
+if TYPE_CHECKING:
+    from training.config import RunConfig
 
 _DATA_HELP = "folder of the data set: dataset.json, items, labels, clicks (docs/data.md)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0, 1 for an error the user can mend, 130 when interrupted."""
+    # Spinning OpenMP pools halt each other wherever two processes share cores; sleeping ones cost a few percent.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = _parser().parse_args(argv)
     # Imports of torch take seconds; `--help` must not pay for them.
     from training.config import ConfigError
     from training.data.problems import DataError
     from training.export.exporter import ParityError
+    from training.models.glm.folder import CheckpointError
 
     try:
         return int(arguments.run(arguments))
-    except (BundleError, ConfigError, DataError, ParityError) as error:
+    except (BundleError, CheckpointError, ConfigError, DataError, ParityError) as error:
         print(f"cprm-train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -67,24 +74,61 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--out", type=Path, required=True, help="tab-separated query, item_id, label, score")
     score.set_defaults(run=_score)
+
+    base = commands.add_parser(
+        "base", help="pre-train a small GLM on catalogues where no checkpoint is at hand"
+    )
+    base.add_argument(
+        "--config",
+        type=Path,
+        default=Path("training/configs/glm-small-base.yaml"),
+        help="default: %(default)s",
+    )
+    base.add_argument(
+        "--data", type=Path, action="append", required=True, help=_DATA_HELP + "; may be repeated"
+    )
+    base.add_argument(
+        "--out", type=Path, default=Path("runs/glm-small"), help="checkpoint folder; default: %(default)s"
+    )
+    base.set_defaults(run=_base)
+
+    ablate = commands.add_parser("ablate", help="what each module adds, over seeds and label shares")
+    ablate.add_argument(
+        "--config", type=Path, required=True, help="a YAML file such as training/configs/ablation-sample.yaml"
+    )
+    ablate.add_argument("--data", type=Path, help=_DATA_HELP + "; default: `run.data` of the config")
+    ablate.add_argument(
+        "--out", type=Path, help="folder of the cells and the page; default runs/<name of the config>"
+    )
+    ablate.add_argument(
+        "--seeds", type=int, nargs="+", help="run only these; processes with different seeds may share --out"
+    )
+    ablate.set_defaults(run=_ablate)
     add_teach_parser(commands)
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from model_repo.repository import Repository
-    from training.config import ConfigError, load_config
+    from training.config import load_config
     from training.stages.run import open_workshop, run_recipe
 
     config = load_config(arguments.config)
-    data = arguments.data or config.data
-    if data is None:
-        raise ConfigError(f"{arguments.config}: has no `data`; name the data set with --data")
+    data = _data(arguments, config)
     out = arguments.out or Path("runs") / arguments.config.stem
     command = f"cprm-train run --config {shlex.quote(os.fspath(arguments.config))} --data {_shown(data)}"
     bundle = run_recipe(open_workshop(config, data, out), Repository(arguments.bundles), command=command)
     print(f"bundle {bundle.path}\nreport {out / 'report.html'}")
     return 0
+
+
+def _data(arguments: argparse.Namespace, config: RunConfig) -> Path:
+    from training.config import ConfigError
+
+    data: Path | None = arguments.data or config.data
+    if data is None:
+        raise ConfigError(f"{arguments.config}: has no `data`; name the data set with --data")
+    return data
 
 
 def _shown(data: Path) -> str:
@@ -93,6 +137,27 @@ def _shown(data: Path) -> str:
     return (
         "$CPRM_MSRD_DIR" if msrd and data.resolve() == Path(msrd).resolve() else shlex.quote(os.fspath(data))
     )
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    from training.ablation.compare import compare_cells
+    from training.ablation.grid import load_ablation
+    from training.ablation.report import write_page
+    from training.ablation.run import open_data, run_grid
+
+    grid = load_ablation(arguments.config)
+    out = arguments.out or Path("runs") / arguments.config.stem
+    dataset = open_data(grid, _data(arguments, grid.run))
+    run_grid(grid, dataset, out, seeds=arguments.seeds)
+    print(f"page {write_page(compare_cells(grid, dataset, out), out)}")
+    return 0
+
+
+def _base(arguments: argparse.Namespace) -> int:
+    from training.stages.base import load_base_config, pretrain_base
+
+    print(pretrain_base(load_base_config(arguments.config), arguments.data, arguments.out))
+    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -15,6 +15,8 @@ from training.corpus.rcd import RcdConfig
 from training.objectives.blank import BlankConfig
 from training.objectives.matching import MatchingConfig
 from training.objectives.mlm import MlmConfig
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class ConfigError(Exception):
@@ -147,8 +149,13 @@ class RunConfig(_Strict):
 
 def load_config(path: Path) -> RunConfig:
     """Raises ConfigError naming the file and each wrong field."""
+    return read_yaml(path, RunConfig)
+
+
+def read_yaml(path: Path, model: type[_Model]) -> _Model:
+    """A YAML file as `model`. Raises ConfigError naming the file and each wrong field."""
     try:
-        return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; shipped configs lie in training/configs/") from error
     except yaml.YAMLError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -148,6 +149,13 @@ class Dataset:
                 )
             self._labels[split] = pairs
         return self._labels[split]
+
+    def sample(self, split: str, queries: int, *, seed: int = 0) -> None:
+        """From here on `labels(split)` holds that many whole queries, drawn by `seed`, in file order."""
+        pairs = self.labels(split)
+        names = sorted({pair.query for pair in pairs})
+        kept = set(random.Random(seed).sample(names, min(queries, len(names))))
+        self._labels[split] = [pair for pair in pairs if pair.query in kept]
 
     @property
     def click_path(self) -> Path | None:

@@ -51,7 +51,11 @@ class Infilled:
 
 
 def infill(
-    tokens: IntArray, spans: Sequence[tuple[int, int]], mask: int, special: GLMSpecials, segments: IntArray | None = None
+    tokens: IntArray,
+    spans: Sequence[tuple[int, int]],
+    mask: int,
+    special: GLMSpecials,
+    segments: IntArray | None = None,
 ) -> Infilled:
     """Hide `spans` ([start, end), in the order in which part B tells them) behind `mask`.
 

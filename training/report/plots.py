@@ -13,16 +13,16 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-_COLOURS = ["#1f6f8b", "#99a8b2", "#e6a23c", "#b4656f", "#5b8c5a"]
+COLOURS = ["#1f6f8b", "#99a8b2", "#e6a23c", "#b4656f", "#5b8c5a"]
 
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Loss over tokens, one panel a stage."""
     figure, axes = plt.subplots(1, len(stages), figsize=(4.2 * len(stages), 3), squeeze=False)
     for axis, (name, points) in zip(axes[0], stages.items(), strict=True):
-        axis.plot([p["tokens"] / 1e6 for p in points], [p["loss"] for p in points], color=_COLOURS[0])
+        axis.plot([p["tokens"] / 1e6 for p in points], [p["loss"] for p in points], color=COLOURS[0])
         axis.set(title=name, xlabel="million tokens", ylabel="loss")
-    return _png(figure)
+    return png(figure)
 
 
 def comparison(models: Mapping[str, Mapping[str, Any]], metric: str, title: str) -> str:
@@ -39,7 +39,7 @@ def comparison(models: Mapping[str, Mapping[str, Any]], metric: str, title: str)
             values,
             width,
             label=name,
-            color=_COLOURS[index % len(_COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             yerr=[list(side) for side in zip(*errors, strict=True)] if errors else None,
             error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
         )
@@ -49,24 +49,25 @@ def comparison(models: Mapping[str, Mapping[str, Any]], metric: str, title: str)
     axis.set_ylim(bottom=0.9 * lowest)
     axis.set_title(title)
     axis.legend(fontsize=8, ncols=len(models), frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    return _png(figure)
+    return png(figure)
 
 
 def reliability(curve: Mapping[str, Any]) -> str:
     """Observed share of relevant pairs against mean predicted relevance; the diagonal is perfect."""
     figure, axis = plt.subplots(figsize=(3.6, 3.4))
     axis.plot([0, 1], [0, 1], color="#cccccc", linewidth=1)
-    axis.plot(curve["predicted"], curve["observed"], marker="o", color=_COLOURS[0])
+    axis.plot(curve["predicted"], curve["observed"], marker="o", color=COLOURS[0])
     axis.set(xlabel="predicted relevance", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
     axis.set_title(f"calibration error {curve['expected_calibration_error']:.3f}")
-    return _png(figure)
+    return png(figure)
 
 
 def _known(metric: Mapping[str, Any] | None) -> bool:
     return metric is not None and metric.get("value") is not None
 
 
-def _png(figure: Figure) -> str:
+def png(figure: Figure) -> str:
+    """The figure as a data URL; it is closed."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import BaseModel
 
 from model_repo.bundle import replace_text
-from training.config import ConfigError, RunConfig
+from training.config import ConfigError
 from training.loop import Journal
 from training.models.base import RelevanceModel
 
@@ -18,7 +19,7 @@ from training.models.base import RelevanceModel
 class RunFolder:
     """`config.yaml`, one `<stage>.json` a finished stage, `<stage>.pt` where it left weights."""
 
-    def __init__(self, root: Path, config: RunConfig) -> None:
+    def __init__(self, root: Path, config: BaseModel) -> None:
         """Raises ConfigError when the folder belongs to another configuration."""
         self.root = root
         root.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,9 @@ class MixtureStream:
                 self._pools[name] = MatchPool(documents, encoder, config.matching, embed=near)
         self._sources = self._weighted(wanted)
         self._cursors = {
-            f"{objective} {corpus}": Cursor(self._size(objective, corpus), seed=seed, name=f"{objective} {corpus}")
+            f"{objective} {corpus}": Cursor(
+                self._size(objective, corpus), seed=seed, name=f"{objective} {corpus}"
+            )
             for objective, corpus in self._sources
         }
 
@@ -82,7 +84,7 @@ class MixtureStream:
         objective, corpus = list(self._sources)[rng.choice(len(weights), p=weights / weights.sum())]
         cursor = self._cursors[f"{objective} {corpus}"]
         if objective == "language":
-            rows = _fill(lambda: self._rows[corpus][cursor.take()], self._config.batch_tokens)
+            rows = fill_rows(lambda: self._rows[corpus][cursor.take()], self._config.batch_tokens)
             arrays = self._family.language_batch(rows, self._config, rng)
         else:
             arrays = self._match(objective, self._pools[corpus], cursor, rng)
@@ -139,7 +141,7 @@ def _tokens(arrays: Mapping[str, IntArray]) -> int:
     return sum(int(array.sum()) for name, array in arrays.items() if name.split(".")[-1] == "lengths")
 
 
-def _fill(take: Callable[[], Row], batch_tokens: int) -> list[Row]:
+def fill_rows(take: Callable[[], Row], batch_tokens: int) -> list[Row]:
     """Documents until the padded batch would pass `batch_tokens`."""
     rows: list[Row] = []
     longest = 0

@@ -54,9 +54,9 @@ class Workshop:
         return self.family.model(segments=self.encoder.spec.segment_count, dropout=self.config.dropout)
 
 
-def open_workshop(config: RunConfig, data: Path, out: Path) -> Workshop:
+def open_workshop(config: RunConfig, data: Path | Dataset, out: Path) -> Workshop:
     """Read the data set leniently (drops are counted in the report) and prepare the rendering."""
-    dataset = load_dataset(data, strict=False)
+    dataset = data if isinstance(data, Dataset) else load_dataset(data, strict=False)
     family = open_family(config)
     encoder = PairEncoder(family.spec(dataset, config.render), family.tokenizer)
     source = PairSource(dataset, encoder)
@@ -72,9 +72,9 @@ def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundl
         write_report(shop.folder.root, bundle.manifest)
         return bundle
     pretrain(shop)
-    fine_tune(shop, RECIPE)
+    fine_tune(shop, RECIPE, start=shop.folder)
     if shop.config.sft_alone:
-        fine_tune(shop, SFT_ALONE)
+        fine_tune(shop, SFT_ALONE, start=None)
     trained, results = evaluate(shop)
     bundle = export_bundle(
         trained,
@@ -117,13 +117,13 @@ def pretrain(shop: Workshop) -> None:
         save_glm(model.glm, shop.family.tokenizer, shop.folder.root / "checkpoint")
 
 
-def fine_tune(shop: Workshop, name: str) -> None:
-    """SFT from the pre-trained weights, or for `sft-alone` from the start weights: same data, order and budget."""
+def fine_tune(shop: Workshop, name: str, *, start: RunFolder | None) -> None:
+    """SFT from the weights pre-trained in `start`, or from the start weights: same data, order and budget."""
     if shop.folder.result(name) is not None:
         return
     model = shop.model()
-    if name == RECIPE:
-        shop.folder.load_weights("pretrain", model)
+    if start:
+        start.load_weights("pretrain", model)
     config, scale = shop.config.sft, shop.dataset.card.labels
     stream = QueryStream(shop.dataset.labels("train"), shop.source, scale, config, seed=shop.config.seed)
     watch = EarlyStop(shop.dataset.labels("dev"), shop.source, scale, config) if config.evaluations else None

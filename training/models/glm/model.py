@@ -74,7 +74,9 @@ class GLMModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             into_residual = getattr(module, "into_residual", False)
-            nn.init.normal_(module.weight, std=std / math.sqrt(2 * self.config.num_layers) if into_residual else std)
+            nn.init.normal_(
+                module.weight, std=std / math.sqrt(2 * self.config.num_layers) if into_residual else std
+            )
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             # A segment table of zeros leaves a loaded GLM unchanged.

@@ -1,0 +1,1 @@
+"""What each module adds: recipes with one part left out, over seeds and label shares, and how they compare."""

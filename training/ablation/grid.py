@@ -1,0 +1,125 @@
+"""The grid of an ablation: which recipes, over which seeds and shares of the labels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from training.baselines import BASELINES
+from training.config import RunConfig, read_yaml
+
+FULL, NONE = "full", "none"
+
+
+def _without(*corpora: str) -> Callable[[RunConfig], RunConfig]:
+    def changed(config: RunConfig) -> RunConfig:
+        weights = config.pretrain.weights | dict.fromkeys(corpora, 0.0)
+        return config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"weights": weights})})
+
+    return changed
+
+
+def _language_only(config: RunConfig) -> RunConfig:
+    objectives = {"language": 1.0}
+    return config.model_copy(
+        update={"pretrain": config.pretrain.model_copy(update={"objectives": objectives})}
+    )
+
+
+def _longer(config: RunConfig) -> RunConfig:
+    tokens = config.sft.optimiser.tokens + config.pretrain.optimiser.tokens
+    optimiser = config.sft.optimiser.model_copy(update={"tokens": tokens})
+    return config.model_copy(update={"sft": config.sft.model_copy(update={"optimiser": optimiser})})
+
+
+RECIPES: dict[str, Callable[[RunConfig], RunConfig]] = {
+    FULL: lambda config: config,
+    "-dke": _without("dke"),
+    "-icp": _without("icp"),
+    "-rcd": _without("rcd"),
+    "language-only": _language_only,
+    NONE: lambda config: config,
+    "none-longer": _longer,
+}
+"""`language-only` keeps all corpora and drops the matching objectives; `none` is SFT alone, and `none-longer`
+spends the tokens of pre-training on SFT too."""
+UNTRAINED = ("bm25", "minilm-cosine")
+"""Baselines that read no label and draw nothing: one cell whatever the seeds and shares."""
+
+
+class CellBlock(BaseModel):
+    """Every variant with every share of the labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: tuple[str, ...]
+    label_shares: tuple[float, ...] = (1.0,)
+
+    @field_validator("variants")
+    @classmethod
+    def _known(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(variants) - RECIPES.keys() - set(BASELINES):
+            raise ValueError(
+                f"{sorted(unknown)} are no variants; there are {', '.join([*RECIPES, *BASELINES])}"
+            )
+        return variants
+
+    @field_validator("label_shares")
+    @classmethod
+    def _shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if not shares or not all(0 < share <= 1 for share in shares):
+            raise ValueError(f"{shares}: a share of the labels lies above 0 and is at most 1")
+        return shares
+
+
+class AblationConfig(BaseModel):
+    """One YAML file: the recipe that is taken apart, and the grid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    run: RunConfig
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    cells: tuple[CellBlock, ...] = Field(min_length=1)
+    dev_queries: int | None = Field(default=None, ge=2)
+    """Draw this many queries of dev; None: all."""
+    test_queries: int | None = Field(default=None, ge=2)
+
+
+def load_ablation(path: Path) -> AblationConfig:
+    """Raises ConfigError naming the file and each wrong field."""
+    return read_yaml(path, AblationConfig)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """One training run, or one baseline, that is scored on dev and test."""
+
+    seed: int
+    label_share: float
+    variant: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}.labels{100 * self.label_share:g}.seed{self.seed}"
+
+    def config(self, grid: AblationConfig) -> RunConfig:
+        """The recipe of this cell."""
+        config = RECIPES.get(self.variant, RECIPES[FULL])(grid.run)
+        sft = config.sft.model_copy(update={"label_share": self.label_share})
+        return config.model_copy(update={"seed": self.seed, "sft": sft})
+
+
+def cells(grid: AblationConfig) -> list[Cell]:
+    """Every cell once, seed by seed, so that an unfinished grid has whole seeds."""
+    found: dict[Cell, None] = {}
+    for seed in grid.seeds:
+        for block in grid.cells:
+            for variant, share in itertools.product(block.variants, block.label_shares):
+                free = variant in UNTRAINED
+                found[Cell(grid.seeds[0] if free else seed, 1.0 if free else share, variant)] = None
+    return list(found)

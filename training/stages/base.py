@@ -1,0 +1,103 @@
+"""A base GLM where no checkpoint is at hand: blank infilling on the item texts of catalogues, no query, no label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from model_repo.encoding import PairEncoder
+from training.config import PretrainConfig, RenderConfig, read_yaml
+from training.corpus.dke import DkeConfig, build_dke
+from training.corpus.document import CorpusReport
+from training.data.dataset import load_dataset
+from training.families.glm import GlmFamily
+from training.loop import train
+from training.models.base import to_tensors
+from training.models.glm.folder import save_glm
+from training.objectives.rows import Row
+from training.stages.artifacts import RunFolder
+from training.stages.pretrain import fill_rows
+from training.streams import Batch, Cursor
+
+
+class BaseRunConfig(BaseModel):
+    """What a base checkpoint depends on but the catalogues and the code."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: Literal["glm-tiny", "glm-small"] = "glm-small"
+    seed: int = 0
+    pretrain: PretrainConfig
+    """Of the objectives only blank infilling, and of the corpora only the items' own fields are used."""
+
+
+def load_base_config(path: Path) -> BaseRunConfig:
+    """Raises ConfigError naming the file and each wrong field."""
+    return read_yaml(path, BaseRunConfig)
+
+
+def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) -> Path:
+    """Write a checkpoint folder in the layout of `THUDM/glm-*` to `out`, resumable; return it.
+
+    The state of the run lies in `out/run`. Raises DataError for a catalogue that cannot be read.
+    """
+    family = GlmFamily(config.size, label_words=("yes", "no"))
+    folder = RunFolder(out / "run", config)
+    if folder.result("base") is not None:
+        return out
+    rows = [row for path in catalogues for row in _rows(path, family, config)]
+    # Segment ids mean something else in every catalogue, so the base has no table for them.
+    torch.manual_seed(config.seed)
+    model = family.model(segments=0, dropout=0.0)
+    stream = _LanguageStream(rows, family, config.pretrain, seed=config.seed)
+    curve = train(
+        model,
+        stream,
+        lambda model, batch: model.language_loss(batch.inputs),
+        config.pretrain.optimiser,
+        title=f"blank infilling ({config.size}, {len(rows)} documents)",
+        journal=folder.journal("base"),
+    )
+    save_glm(model.glm, family.tokenizer, out)
+    folder.finish(
+        "base", {"catalogues": [path.name for path in catalogues], "documents": len(rows), "curve": curve}
+    )
+    return out
+
+
+def _rows(path: Path, family: GlmFamily, config: BaseRunConfig) -> list[Row]:
+    dataset = load_dataset(path, strict=False)
+    encoder = PairEncoder(family.spec(dataset, RenderConfig()), family.tokenizer)
+    fields_only = DkeConfig(**config.pretrain.dke.model_dump() | {"max_queries": 0})
+    documents = list(CorpusReport().documents(build_dke(dataset, fields_only, seed=config.seed)))
+    rows = family.rows(documents, encoder, max_tokens=config.pretrain.max_document_tokens)
+    return [replace(row, segment_ids=np.zeros_like(row.segment_ids)) for row in rows]
+
+
+class _LanguageStream:
+    """Endless batches of blank infilling over one list of documents."""
+
+    def __init__(self, rows: Sequence[Row], family: GlmFamily, config: PretrainConfig, *, seed: int) -> None:
+        self._rows, self._family, self._config, self._seed = rows, family, config, seed
+        self._cursor = Cursor(len(rows), seed=seed, name="base")
+        self._step = 0
+
+    def next(self) -> Batch:
+        rng = np.random.default_rng([self._seed, self._step])
+        self._step += 1
+        rows = fill_rows(lambda: self._rows[self._cursor.take()], self._config.batch_tokens)
+        arrays = self._family.language_batch(rows, self._config, rng)
+        return Batch(to_tensors(arrays), int(arrays["lengths"].sum()), "language")
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self._step, "cursor": self._cursor.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._step = state["step"]
+        self._cursor.restore(state["cursor"])
