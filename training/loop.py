@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +80,9 @@ def train(
             with accelerator.autocast():
                 loss = loss_fn(model, Batch(inputs, batch.tokens, batch.objective))
             if not math.isfinite(value := loss.item()):
-                raise DivergedError(f"{title}: loss is {value} after {run.seen} tokens; lower the learning rate")
+                raise DivergedError(
+                    f"{title}: loss is {value} after {run.seen} tokens; lower the learning rate"
+                )
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimiser.step()
@@ -165,7 +167,9 @@ def _set_rate(optimiser: torch.optim.AdamW, config: OptimiserConfig, done: float
 class _Curve:
     """Means over windows of steps, kept for the report and shown in TensorBoard."""
 
-    def __init__(self, run: _Run, model: RelevanceModel, config: OptimiserConfig, events: Path | None) -> None:
+    def __init__(
+        self, run: _Run, model: RelevanceModel, config: OptimiserConfig, events: Path | None
+    ) -> None:
         self._run, self._every, self._events = run, 10, events
         self._speed = Speedometer(model, precision=config.precision)
         self._losses: list[float] = []
@@ -176,7 +180,7 @@ class _Curve:
         if self._events:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._events), purge_step=self._run.seen)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self._events), purge_step=self._run.seen)
         return self
 
     def __exit__(self, *_: object) -> None:

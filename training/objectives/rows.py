@@ -43,7 +43,9 @@ def tokenise_documents(
     ]
 
 
-def _row(document: Document, ids: list[list[int]], encoder: PairEncoder, max_tokens: int, separate: bool) -> Row:
+def _row(
+    document: Document, ids: list[list[int]], encoder: PairEncoder, max_tokens: int, separate: bool
+) -> Row:
     special, segments = encoder.spec.special_ids, encoder.spec.segments
     gap = [special.eos] if separate else []
     end = 0 if separate else 1

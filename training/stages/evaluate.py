@@ -17,8 +17,8 @@ from training.evaluation.cosine import cosine_scores
 from training.evaluation.metrics import best_threshold
 from training.evaluation.predict import predict
 from training.evaluation.slices import slice_masks
-from training.models.embedding import Embedder
 from training.models.base import RelevanceModel
+from training.models.embedding import Embedder
 from training.rendering import PairSource
 
 _BINS = 10

@@ -71,7 +71,9 @@ class MixtureStream:
                 self._pools[name] = MatchPool(documents, encoder, config.matching, embed=near)
         self._sources = self._weighted(wanted)
         self._cursors = {
-            f"{objective} {corpus}": Cursor(self._size(objective, corpus), seed=seed, name=f"{objective} {corpus}")
+            f"{objective} {corpus}": Cursor(
+                self._size(objective, corpus), seed=seed, name=f"{objective} {corpus}"
+            )
             for objective, corpus in self._sources
         }
 

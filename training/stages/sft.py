@@ -69,7 +69,9 @@ class QueryStream:
         rows = []
         for group in range(min(self._config.queries_per_batch, len(self._queries))):
             pairs = self._queries[self._cursor.take()]
-            rows += [(group, pair) for pair in rng.sample(pairs, min(self._config.items_per_query, len(pairs)))]
+            rows += [
+                (group, pair) for pair in rng.sample(pairs, min(self._config.items_per_query, len(pairs)))
+            ]
         return self._batch(rows)
 
     def state(self) -> dict[str, Any]:
@@ -86,7 +88,9 @@ class QueryStream:
         labels = [pair.label for _, pair in rows]
         relevant = [label >= scale.relevant_from for label in labels]
         graded = [graded_target(label, scale) for label in labels]
-        inputs["targets"] = torch.tensor(graded if self._config.targets == "graded" else list(map(float, relevant)))
+        inputs["targets"] = torch.tensor(
+            graded if self._config.targets == "graded" else list(map(float, relevant))
+        )
         inputs["weights"] = torch.tensor([self._config.positive_weight if hit else 1.0 for hit in relevant])
         inputs["gains"] = torch.tensor([2.0 ** (label - scale.scale[0]) - 1.0 for label in labels])
         inputs["groups"] = torch.tensor([group for group, _ in rows])
@@ -103,7 +107,9 @@ def relevance_loss(config: SftConfig) -> LossFn:
             logits_B, inputs["targets"], weight=inputs["weights"]
         )
         if config.listwise_weight:
-            total = total + config.listwise_weight * listwise_loss(logits_B, inputs["gains"], inputs["groups"])
+            total = total + config.listwise_weight * listwise_loss(
+                logits_B, inputs["gains"], inputs["groups"]
+            )
         if config.margin_weight:
             hinge = margin_loss(logits_B, inputs["gains"], inputs["groups"], config.margin)
             total = total + config.margin_weight * hinge

@@ -14,7 +14,9 @@ class GLMConfig(PretrainedConfig):
     table). `gelu` is "tanh" as in the authors' code; "erf" moves logits by 1e-3 and is what some ports use.
     """
 
-    model_type = "glm"  # as the THUDM folders say; never registered, so transformers' own GLM-4 keeps the name
+    model_type = (
+        "glm"  # as the THUDM folders say; never registered, so transformers' own GLM-4 keeps the name
+    )
 
     def __init__(
         self,
@@ -42,11 +44,15 @@ class GLMConfig(PretrainedConfig):
     ) -> None:
         """Raises ValueError naming the field for what the 2021 code has but this model does not."""
         if relative_encoding or not block_position_encoding:
-            raise ValueError("relative_encoding must be false and block_position_encoding true: 2-D positions only")
+            raise ValueError(
+                "relative_encoding must be false and block_position_encoding true: 2-D positions only"
+            )
         if spell_length is not None:
             raise ValueError(f"spell_length {spell_length}: prompt tuning is not part of this model")
         if hidden_size % num_attention_heads:
-            raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}")
+            raise ValueError(
+                f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}"
+            )
         if gelu not in ("tanh", "erf"):
             raise ValueError(f'gelu must be "tanh" or "erf", not {gelu!r}')
         self.num_layers = num_layers

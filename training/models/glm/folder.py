@@ -46,7 +46,9 @@ def load_glm(folder: Path, *, segment_count: int = 0, dropout: float = 0.0, **ch
         if name != _OURS
     ]
     problems += [f"{name} is missing" for name in sorted(info["missing_keys"]) if name != _OURS]
-    problems += [f"{name} is no weight of this model" for name in sorted(info["unexpected_keys"]) if name != _OURS]
+    problems += [
+        f"{name} is no weight of this model" for name in sorted(info["unexpected_keys"]) if name != _OURS
+    ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"{folder}: {shown}. Use the config.json that belongs to these weights")

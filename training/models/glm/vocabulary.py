@@ -78,7 +78,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 8192) -> Tokenize
         vocab_size=vocab_size, special_tokens=specials[:-2], initial_alphabet=[], show_progress=False
     )
     # The label words must be single tokens whatever the catalogue says.
-    tokenizer.train_from_iterable([*texts, *(["yes no"] * 1000)], trainer)
+    tokenizer.train_from_iterator([*texts, *(["yes no"] * 1000)], trainer)
     return tokenizer
 
 
