@@ -13,13 +13,12 @@ from model_repo.bundle import Bundle
 from model_repo.calibration import Calibration
 from model_repo.encoding import PairEncoder
 from model_repo.repository import Repository
+from support.data import SAMPLE
 from training.config import RenderConfig
 from training.data.dataset import Dataset, load_dataset
 from training.export.exporter import Trained, export_bundle
 from training.families.encoder import EncoderFamily
 from training.models.checkpoint import minilm_path
-
-SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 
 
 def tiny_checkpoint(folder: Path) -> Path:
