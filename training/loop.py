@@ -180,7 +180,7 @@ class _Curve:
         if self._events:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._events), purge_step=self._run.seen)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self._events), purge_step=self._run.seen)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,21 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from transformers import BertConfig, BertForMaskedLM
 
 from model_repo.bundle import Bundle
 from model_repo.calibration import Calibration
 from model_repo.encoding import PairEncoder
 from model_repo.repository import Repository
+from support.data import SAMPLE
 from training.config import RenderConfig
 from training.data.dataset import Dataset, load_dataset
 from training.export.exporter import Trained, export_bundle
-from training.models.checkpoint import load_tokenizer, minilm_path
-from training.models.encoder import RelevanceEncoder
-from training.rendering import encoder_spec
-
-SAMPLE = Path(__file__).parents[2] / "data" / "sample"
+from training.families.encoder import EncoderFamily
+from training.models.checkpoint import minilm_path
 
 
 def tiny_checkpoint(folder: Path) -> Path:
@@ -43,10 +40,10 @@ def tiny_checkpoint(folder: Path) -> Path:
 def tiny_trained(folder: Path, dataset: Dataset, *, seed: int = 0) -> Trained:
     """A model with random weights everywhere, so that every term of the logit counts."""
     start = tiny_checkpoint(folder)
-    tokenizer: Tokenizer = load_tokenizer(start)
-    spec = encoder_spec(dataset, tokenizer, RenderConfig(max_tokens=96))
+    family = EncoderFamily(str(start))
+    spec = family.spec(dataset, RenderConfig(max_tokens=96))
     torch.manual_seed(seed)
-    model = RelevanceEncoder(start, segments=spec.segment_count, dropout=0.0)
+    model = family.model(segments=spec.segment_count, dropout=0.0)
     torch.nn.init.normal_(model.out.weight, std=0.5)
     model.round_to_half()
     calibration = Calibration(
@@ -57,7 +54,7 @@ def tiny_trained(folder: Path, dataset: Dataset, *, seed: int = 0) -> Trained:
         grade_names=dataset.card.labels.grade_names,
         grade_thresholds=tuple(np.linspace(0.2, 0.8, len(dataset.card.labels.grade_names) - 1).tolist()),
     )
-    return Trained(model, PairEncoder(spec, tokenizer), tokenizer, calibration)
+    return Trained(model, PairEncoder(spec, family.tokenizer), family.tokenizer, calibration)
 
 
 def tiny_bundle(scratch: Path, repository: Path, *, name: str = "tiny", seed: int = 0) -> Bundle:

@@ -78,7 +78,7 @@ def test_dke_joins_an_item_with_its_clicked_queries() -> None:
     config = DkeConfig(copies=1, field_dropout=0, shuffle_fields=False)
     made = {d.key: d for d in build_dke(SHOP, config, seed=0) if isinstance(d, Document)}
     assert made["a"].segments == (
-        Segment("title", "gas"), Segment("about", "pays gas bills"), Segment("query", "heat"),
+        Segment("title", "gas", "a"), Segment("about", "pays gas bills", "a"), Segment("query", "heat"),
     )  # fmt: skip
     assert {s.text for s in made["b"].segments if s.name == "query"} == {"heat", "stray"}
     assert [s.name for s in made["cold"].segments] == ["title", "about"]
@@ -129,14 +129,13 @@ def test_icp_on_the_sample_set_keeps_adjacent_contexts_apart(sample: Dataset) ->
     assert np.mean(shared) < 0.25
 
 
-def test_rcd_puts_prose_under_the_body_and_names_what_it_refuses() -> None:
+def test_rcd_puts_prose_under_the_body_behind_the_fields_and_names_what_it_refuses() -> None:
     made = list(build_rcd(SHOP, RcdConfig(), seed=0))
     documents = {d.key: d.segments for d in made if isinstance(d, Document)}
-    assert documents["a:summary"] == (Segment("title", "gas"), Segment("about", "bills for gas"))
-    assert documents["a:query-1"][1:] == (
-        Segment("query", "warm my home"),
-        Segment("about", "it pays for gas"),
-    )
+    fields = (Segment("title", "gas", "a"), Segment("about", "pays gas bills", "a"))
+    assert documents["a:summary"] == (*fields, Segment("about", "bills for gas"))
+    said = (Segment("query", "warm my home"), Segment("about", "it pays for gas"))
+    assert documents["a:query-1"] == (*fields, *said)
     assert set(drops(made)) == {("a", DropReason.TOO_SHORT), ("gone", DropReason.UNKNOWN_ITEM)}
 
 

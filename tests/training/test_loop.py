@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from support.streams import OnePair
 from torch import Tensor
 
 from training.cli import main
 from training.config import OptimiserConfig
 from training.data.dataset import Dataset
-from training.loop import Batch, DivergedError, train
+from training.loop import DivergedError, train
+from training.models.base import RelevanceModel
 from training.models.encoder import RelevanceEncoder
+from training.streams import Batch
 
 
 @pytest.fixture
@@ -25,22 +27,12 @@ def model(tmp_path: Path) -> RelevanceEncoder:
     return RelevanceEncoder(start, segments=4, dropout=0.0)
 
 
-def batches() -> Iterator[Batch]:
-    rows = {
-        "input_ids": torch.tensor([[101, 7592, 102, 2088, 102]]),
-        "segment_ids": torch.tensor([[0, 1, 0, 2, 0]]),
-        "lengths": torch.tensor([5]),
-    }
-    while True:
-        yield Batch(rows, 5)
-
-
-def towards_two(model: RelevanceEncoder, batch: Mapping[str, Tensor]) -> Tensor:
-    return (model(batch) - 2.0).square().mean()
+def towards_two(model: RelevanceModel, batch: Batch) -> Tensor:
+    return (model(batch.inputs) - 2.0).square().mean()
 
 
 def test_the_loop_learns_and_spends_exactly_its_budget(model: RelevanceEncoder) -> None:
-    curve = train(model, batches(), towards_two, OptimiserConfig(tokens=200, learning_rate=1e-3), title="t")
+    curve = train(model, OnePair(), towards_two, OptimiserConfig(tokens=200, learning_rate=1e-3), title="t")
     assert curve[-1]["tokens"] == 200
     assert curve[-1]["loss"] < 0.1 * curve[0]["loss"]
     assert curve[-1]["learning_rate"] < 0.1e-3
@@ -48,7 +40,13 @@ def test_the_loop_learns_and_spends_exactly_its_budget(model: RelevanceEncoder) 
 
 def test_a_loss_that_is_no_number_stops_the_run(model: RelevanceEncoder) -> None:
     with pytest.raises(DivergedError, match="lower the learning rate"):
-        train(model, batches(), lambda m, b: m(b).sum() * float("nan"), OptimiserConfig(tokens=50), title="t")
+        train(
+            model,
+            OnePair(),
+            lambda m, b: m(b.inputs).sum() * float("nan"),
+            OptimiserConfig(tokens=50),
+            title="t",
+        )
 
 
 def test_segments_grow_from_the_types_that_fit(model: RelevanceEncoder) -> None:
@@ -63,7 +61,7 @@ def test_without_the_cosine_start_its_term_is_off_for_good(tmp_path: Path) -> No
     from support.tiny import tiny_checkpoint
 
     plain = RelevanceEncoder(tiny_checkpoint(tmp_path), segments=4, dropout=0.0, cosine=False)
-    train(plain, batches(), towards_two, OptimiserConfig(tokens=50, learning_rate=1e-3), title="t")
+    train(plain, OnePair(), towards_two, OptimiserConfig(tokens=50, learning_rate=1e-3), title="t")
     assert float(plain.cosine_scale) == 0.0
 
 

@@ -9,15 +9,15 @@ from model_repo.encoding import PairEncoder
 from training.config import RenderConfig
 from training.corpus.document import Document, Segment
 from training.data.dataset import Dataset
-from training.models.checkpoint import load_tokenizer, minilm_path
-from training.objectives.mlm import IGNORE, MlmConfig, mask_batch, tokenise_documents
-from training.rendering import encoder_spec
+from training.families.encoder import EncoderFamily
+from training.objectives.mlm import IGNORE, MlmConfig, mask_batch
+from training.objectives.rows import tokenise_documents
 
 
 @pytest.fixture(scope="module")
 def encoder(sample: Dataset) -> PairEncoder:
-    tokenizer = load_tokenizer(minilm_path())
-    return PairEncoder(encoder_spec(sample, tokenizer, RenderConfig()), tokenizer)
+    family = EncoderFamily()
+    return PairEncoder(family.spec(sample, RenderConfig()), family.tokenizer)
 
 
 DOCUMENT = Document(
@@ -26,19 +26,19 @@ DOCUMENT = Document(
 
 
 def test_segments_carry_the_ids_of_their_fields(encoder: PairEncoder) -> None:
-    (row,) = tokenise_documents([DOCUMENT], encoder, max_tokens=64)
+    (row,) = tokenise_documents([DOCUMENT], encoder, max_tokens=64, separate=True)
     assert row.segment_ids.tolist() == [0, 2, 2, 0, 1, 0, *[6] * 9, 0]
     assert row.spans == ((1, 3), (4, 5), (6, 15))
 
 
 def test_a_long_document_loses_from_its_longest_segment(encoder: PairEncoder) -> None:
-    (row,) = tokenise_documents([DOCUMENT], encoder, max_tokens=12)
+    (row,) = tokenise_documents([DOCUMENT], encoder, max_tokens=12, separate=True)
     assert len(row) == 12
     assert [end - start for start, end in row.spans] == [2, 1, 5]
 
 
 def masked(encoder: PairEncoder, config: MlmConfig, seed: int) -> tuple[dict[str, np.ndarray], object]:
-    rows = tokenise_documents([DOCUMENT] * 8, encoder, max_tokens=64)
+    rows = tokenise_documents([DOCUMENT] * 8, encoder, max_tokens=64, separate=True)
     arrays = mask_batch(
         rows, config, rng=np.random.default_rng(seed), vocab_size=30522, special_ids=encoder.spec.special_ids
     )

@@ -1,4 +1,4 @@
-"""Targets, losses, the loop, and the whole recipe at a tiny size, interrupted and resumed."""
+"""Targets, configs, and the whole recipe at a tiny size, interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from torch.nn import functional
+from support.data import short_sample
+from support.tiny import tiny_checkpoint
 
 from model_repo.repository import Repository
 from training.cli import main
 from training.config import ConfigError, load_config
 from training.data.dataset import LabelScale
-from training.stages import run as stages
-from training.stages.sft import _listwise, graded_target
+from training.stages.sft import graded_target
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 TINY = """
@@ -31,15 +30,6 @@ def test_graded_targets_stay_on_their_side_of_one_half() -> None:
     assert [graded_target(label, graded) for label in range(4)] == [0.0, 0.25, 0.75, 1.0]
     binary = LabelScale(scale=(0, 1), relevant_from=1)
     assert [graded_target(label, binary) for label in range(2)] == [0.0, 1.0]
-
-
-def test_the_listwise_loss_is_listnet_per_query() -> None:
-    logits = torch.tensor([1.0, 2.0, 0.5, 3.0, -1.0])
-    gains = torch.tensor([7.0, 1.0, 0.0, 0.0, 0.0])
-    groups = torch.tensor([0, 0, 0, 1, 1])
-    expected = -(torch.tensor([7 / 8, 1 / 8, 0.0]) * functional.log_softmax(logits[:3], 0)).sum()
-    torch.testing.assert_close(_listwise(logits, gains, groups), expected)
-    assert float(_listwise(logits, gains * 0, groups)) == 0.0
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -60,35 +50,17 @@ def test_a_wrong_config_names_file_and_field(tmp_path: Path, text: str, message:
 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole recipe on the sample set with a random two-layer model; dev and test cut short."""
-    from support.tiny import SAMPLE, tiny_checkpoint
-
+    """The whole recipe on the sample set with a random two-layer model; interrupted once before the report."""
     root = tmp_path_factory.mktemp("run")
-    data = root / "data"
-    data.mkdir()
-    for path in SAMPLE.iterdir():
-        text = path.read_bytes()
-        if path.name.startswith(("labels.dev", "labels.test")):
-            text = b"\n".join(text.split(b"\n")[:601]) + b"\n"
-        (data / path.name).write_bytes(text)
-    (root / "tiny.yaml").write_text(TINY)
+    data = short_sample(root / "data")
     start = tiny_checkpoint(root / "checkpoint")
+    (root / "tiny.yaml").write_text(f"{TINY}start: {start}\n")
+    arguments = ["run", "--config", str(root / "tiny.yaml"), "--data", str(data), "--out", str(root / "out")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "minilm_path", lambda: start)
         patch.setattr("training.models.embedding.minilm_path", lambda: start)
         patch.setattr("training.stages.run.write_report", _interrupt)
-        arguments = [
-            "run",
-            "--config",
-            str(root / "tiny.yaml"),
-            "--data",
-            str(data),
-            "--out",
-            str(root / "out"),
-        ]
         assert main([*arguments, "--bundles", str(root / "bundles")]) == 130
         patch.undo()
-        patch.setattr(stages, "minilm_path", lambda: start)
         assert main([*arguments, "--bundles", str(root / "bundles")]) == 0
     return root
 
@@ -122,7 +94,7 @@ def test_a_run_folder_of_another_config_is_not_reused(
     tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tiny_run / "other.yaml"
-    other.write_text(TINY + "seed: 1\n")
+    other.write_text((tiny_run / "tiny.yaml").read_text() + "seed: 1\n")
     arguments = ["--config", str(other), "--data", str(tiny_run / "data"), "--out", str(tiny_run / "out")]
     assert main(["run", *arguments]) == 1
     assert "holds another configuration" in capsys.readouterr().err

@@ -120,7 +120,7 @@ def _assemble(
 
 
 def collate_infilled(samples: Sequence[Infilled]) -> dict[str, IntArray]:
-    """Right-padded with zeros: `input_ids, segment_ids, targets, loss_mask` [B, S], `position_ids` [B, 2, S], `sep` [B]."""
+    """Right-padded with zeros; [B, S] but for `position_ids` [B, 2, S], `sep` and `lengths` [B]."""
     longest = max(len(sample.tokens) for sample in samples)
 
     def padded(array: IntArray) -> IntArray:

@@ -52,4 +52,5 @@ def multi_token_cloze(
     batch, choices = input_ids.shape[:2]
     logits = glm(input_ids.flatten(0, 1), position_ids.flatten(0, 1), sep.flatten(0, 1))
     log_p = logits.float().log_softmax(-1).gather(-1, target_ids.flatten(0, 1)[..., None])[..., 0]
-    return (log_p * logit_mask.flatten(0, 1)).sum(-1).reshape(batch, choices)
+    told: Tensor = (log_p * logit_mask.flatten(0, 1)).sum(-1)
+    return told.reshape(batch, choices)

@@ -6,7 +6,7 @@ Shape suffixes: B rows, S tokens, D hidden, H heads, K head width, V vocabulary.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +29,13 @@ class GLMModel(PreTrainedModel):
         super().__init__(config)
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.transformer = GLMStack(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.word_embeddings = value
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.word_embeddings = cast("nn.Embedding", value)
 
     def hidden(
         self,

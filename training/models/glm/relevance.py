@@ -51,7 +51,7 @@ class RelevanceGlm(RelevanceModel):
         return {name for name, _ in self.named_parameters() if "segment_embeddings" in name}
 
     def checkpoint_activations(self) -> None:
-        self.glm.gradient_checkpointing_enable()
+        self.glm.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
 
     def depth(self, name: str) -> int:
         layers: int = self.glm.config.num_layers

@@ -12,7 +12,8 @@ SOP, EOP = "<|startofpiece|>", "<|endofpiece|>"
 # In the order in which the authors' code appends them to a GPT-2 vocabulary: 50257, 50258, ...
 _GPT2_SPECIALS = (SOP, EOP, "[CLS]", "[MASK]", "[SEP]", "[UNK]", "[gMASK]", "[sMASK]", "[dBLOCK]")
 _BERT_SPECIALS = (SOP, EOP)
-_PADDED_TO = 64
+_TRAINED_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[sMASK]", "[gMASK]", SOP, EOP)
+_PADDED_TO = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def glm_specials(tokenizer: Tokenizer) -> GLMSpecials:
 
 
 def padded_vocabulary(tokenizer: Tokenizer) -> int:
-    """Rows of the word table: the vocabulary rounded up to a multiple of 64 (GLM-2B: 50266 -> 50304)."""
+    """Rows of the word table, a multiple of 128 as in the authors' checkpoints (GLM-2B: 50266 -> 50304)."""
     return -(-tokenizer.get_vocab_size(with_added_tokens=True) // _PADDED_TO) * _PADDED_TO
 
 
@@ -73,13 +74,26 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 8192) -> Tokenize
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[sMASK]", "[gMASK]", SOP, EOP, "yes", "no"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=specials[:-2], initial_alphabet=[], show_progress=False
-    )
     # The label words must be single tokens whatever the catalogue says.
-    tokenizer.train_from_iterable([*texts, *(["yes no"] * 1000)], trainer)
-    return tokenizer
+    texts = [*texts, *(["yes no"] * 1000)]
+    # Given beforehand, since the trainer numbers single characters in the order of a hash and breaks ties by
+    # number: the same texts would give another vocabulary every time.
+    alphabet = sorted(
+        {letter for text in texts for letter in tokenizer.normalizer.normalize_str(text)} - {" "}
+    )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*_TRAINED_SPECIALS, *(f"##{letter}" for letter in alphabet)],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # A fresh model, so that a typed "##a" is text and only the special tokens are special.
+    trained = Tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
+    trained.normalizer, trained.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    trained.decoder = tokenizer.decoder
+    trained.add_special_tokens(list(_TRAINED_SPECIALS))
+    return trained
 
 
 def load_glm_tokenizer(folder: Path) -> Tokenizer:
