@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_repo.bundle import BundleError
+from training.plan.cli import add_arguments as add_plan_arguments
+from training.plan.cli import print_plan
 from training.teacher.cli import add_parser as add_teach_parser
 
 _DATA_HELP = "folder of the data set: dataset.json, items, labels, clicks (docs/data.md)"
@@ -48,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--data", type=Path, help=_DATA_HELP + "; default: `data` of the config")
     run.add_argument("--out", type=Path, help="run folder; default runs/<name of the config>")
     run.add_argument("--bundles", type=Path, default=Path("runs/bundles"), help="where the bundle goes")
+    add_plan_arguments(run)
     run.set_defaults(run=_run)
 
     data = commands.add_parser("data", help="look at a data set").add_subparsers(
@@ -80,6 +83,8 @@ def _run(arguments: argparse.Namespace) -> int:
     data = arguments.data or config.data
     if data is None:
         raise ConfigError(f"{arguments.config}: has no `data`; name the data set with --data")
+    if arguments.dry_run:
+        return print_plan(config, data, arguments)
     out = arguments.out or Path("runs") / arguments.config.stem
     command = f"cprm-train run --config {shlex.quote(os.fspath(arguments.config))} --data {_shown(data)}"
     bundle = run_recipe(open_workshop(config, data, out), Repository(arguments.bundles), command=command)
