@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_repo.bundle import BundleError
+from training.plan.cli import add_arguments as add_plan_arguments
+from training.plan.cli import print_plan
 from training.teacher.cli import add_parser as add_teach_parser
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--data", type=Path, help=_DATA_HELP + "; default: `data` of the config")
     run.add_argument("--out", type=Path, help="run folder; default runs/<name of the config>")
     run.add_argument("--bundles", type=Path, default=Path("runs/bundles"), help="where the bundle goes")
+    add_plan_arguments(run)
     run.set_defaults(run=_run)
 
     data = commands.add_parser("data", help="look at a data set").add_subparsers(
@@ -115,6 +118,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     data = _data(arguments, config)
+    if arguments.dry_run:
+        return print_plan(config, data, arguments)
     out = arguments.out or Path("runs") / arguments.config.stem
     command = f"cprm-train run --config {shlex.quote(os.fspath(arguments.config))} --data {_shown(data)}"
     bundle = run_recipe(open_workshop(config, data, out), Repository(arguments.bundles), command=command)

@@ -145,6 +145,8 @@ class RunConfig(_Strict):
     """Train the same SFT from the start weights too, so that the report shows what pre-training adds."""
     promote: bool = True
     """Point the alias `production` at the new version."""
+    machine: str | None = None
+    """Machine that `--dry-run` plans for where `--machine` names none; null: this one."""
 
 
 def load_config(path: Path) -> RunConfig:

@@ -79,7 +79,7 @@ class GLMConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-_SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, dict[str, int]] = {
     "glm-tiny": {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "max_sequence_length": 256},
     "glm-small": {"num_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "max_sequence_length": 256},
     "glm-2b": {
@@ -94,9 +94,9 @@ _SIZES: dict[str, dict[str, int]] = {
 
 def named_config(size: str, **changes: Any) -> GLMConfig:
     """The configuration called glm-tiny, glm-small or glm-2b. Raises ValueError for another name."""
-    if size not in _SIZES:
-        raise ValueError(f"{size!r} is no GLM size; there are {', '.join(_SIZES)}")
-    return GLMConfig(**(_SIZES[size] | changes))
+    if size not in SIZES:
+        raise ValueError(f"{size!r} is no GLM size; there are {', '.join(SIZES)}")
+    return GLMConfig(**(SIZES[size] | changes))
 
 
 def parameter_count(config: GLMConfig) -> int:
