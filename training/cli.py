@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument(
         "--config",
         type=Path,
-        default=Path("training/configs/glm-small-base.yaml"),
+        default=Path("training/configs/base/glm-small.yaml"),
         help="default: %(default)s",
     )
     base.add_argument(
@@ -97,11 +97,11 @@ def _parser() -> argparse.ArgumentParser:
 
     ablate = commands.add_parser("ablate", help="what each module adds, over seeds and label shares")
     ablate.add_argument(
-        "--config", type=Path, required=True, help="a YAML file such as training/configs/ablation-sample.yaml"
+        "--config", type=Path, required=True, help="a YAML file such as training/configs/ablation/sample.yaml"
     )
     ablate.add_argument("--data", type=Path, help=_DATA_HELP + "; default: `run.data` of the config")
     ablate.add_argument(
-        "--out", type=Path, help="folder of the cells and the page; default runs/<name of the config>"
+        "--out", type=Path, help="folder of the cells and the page; default runs/ablation-<name of the config>"
     )
     ablate.add_argument(
         "--seeds", type=int, nargs="+", help="run only these; processes with different seeds may share --out"
@@ -151,7 +151,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
     from training.ablation.run import open_data, run_grid
 
     grid = load_ablation(arguments.config)
-    out = arguments.out or Path("runs") / arguments.config.stem
+    out = arguments.out or Path("runs") / f"ablation-{arguments.config.stem}"
     dataset = open_data(grid, _data(arguments, grid.run))
     run_grid(grid, dataset, out, seeds=arguments.seeds)
     print(f"page {write_page(compare_cells(grid, dataset, out), out)}")
