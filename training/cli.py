@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -67,6 +68,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--out", type=Path, required=True, help="tab-separated query, item_id, label, score")
     score.set_defaults(run=_score)
+    evaluate = commands.add_parser(
+        "evaluate", help="metrics of score files with intervals and slices, and differences to the first"
+    )
+    evaluate.add_argument("scores", type=Path, nargs="+", help="what `cprm-train score` wrote")
+    evaluate.add_argument("--data", type=Path, required=True, help=_DATA_HELP)
+    evaluate.add_argument(
+        "--split", choices=("dev", "test"), help="refuse files that do not hold exactly this split's labels"
+    )
+    evaluate.add_argument(
+        "--threshold",
+        type=float,
+        help="score from which on a pair counts as relevant for F1 and accuracy; default 0.5, calibrated",
+    )
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write all numbers there")
+    evaluate.set_defaults(run=_evaluate)
     add_teach_parser(commands)
     return parser
 
@@ -108,6 +124,21 @@ def _score(arguments: argparse.Namespace) -> int:
 
     count = score_file(arguments.bundle, arguments.data, arguments.labels, arguments.out)
     print(f"{count} pairs -> {arguments.out}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from model_repo.bundle import replace_text
+    from training.report.tables import comparison_tables
+    from training.stages.compare import compare_files
+
+    result = compare_files(
+        arguments.scores, arguments.data, split=arguments.split, threshold=arguments.threshold
+    )
+    print(comparison_tables(result))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(arguments.json, json.dumps(result, indent=1) + "\n")
     return 0
 
 

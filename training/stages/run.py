@@ -153,7 +153,8 @@ def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
     labels = np.array([pair.label for pair in shop.dataset.labels("dev")], dtype=np.int64)
     calibration = fit_calibration(scores[RECIPE].dev, labels, shop.dataset.card.labels)
     scores |= baseline_scores(shop.dataset, shop.embed)
-    results = summarise(shop.dataset, scores, calibration, recipe=RECIPE)
+    control = SFT_ALONE if SFT_ALONE in scores else None
+    results = summarise(shop.dataset, scores, calibration, recipe=RECIPE, control=control)
     shop.folder.finish("metrics", results)
     return Trained(model, shop.encoder, shop.family.tokenizer, calibration), results
 
