@@ -97,13 +97,13 @@ def test_intervals_agree_with_a_loop_over_resampled_rows(name: str, naive: Calla
     run = scored(pairs, 1)
     found = bootstrap(pairs, run.scores, relevant_from=2, threshold=1.0, resamples=2000)
     values = []
-    for draw in range(800):
+    for draw in range(500):
         renamed, rows = resampled(pairs, draw)
         values.append(naive(renamed, run.scores[rows]))
     low, high = np.percentile(values, [2.5, 97.5])
     width = high - low
-    assert found[name].low == pytest.approx(low, abs=0.1 * width)
-    assert found[name].high == pytest.approx(high, abs=0.1 * width)
+    assert found[name].low == pytest.approx(low, abs=0.15 * width)
+    assert found[name].high == pytest.approx(high, abs=0.15 * width)
 
 
 def test_one_resample_has_exactly_the_metrics_of_its_rows() -> None:

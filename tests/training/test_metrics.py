@@ -108,7 +108,10 @@ def test_bm25_agrees_with_the_published_yardstick(sample: Dataset) -> None:
     assert found["ndcg10"].value == pytest.approx(0.379, abs=0.02)
 
 
-def test_slices_cover_intents_cold_items_and_lengths(sample: Dataset) -> None:
+def test_slices_cover_intents_cold_items_lengths_and_styles(sample: Dataset) -> None:
     masks = slice_masks(sample, sample.labels("test"))
-    assert set(masks) == {"seen-intent", "unseen-intent", "cold items", "1-2 words", "3-5 words", "6+ words"}
+    styles = {f"style: {name}" for name in ("short", "colloquial", "long", "typo", "brand", "city")}
+    lengths = {"1-2 words", "3-5 words", "6+ words"}
+    assert set(masks) == {"seen-intent", "unseen-intent", "cold items"} | lengths | styles
+    assert (sum(masks[name].astype(int) for name in styles) == 1).all()
     assert (masks["seen-intent"] ^ masks["unseen-intent"]).all()

@@ -1,7 +1,8 @@
-"""Tables of (query, item) pairs: labels and click counts."""
+"""Tables of (query, item) pairs: labels, scores and click counts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from training.data.lines import tsv_rows
 from training.data.problems import DataError, Problem, ProblemLog, Reason
 
 LABEL_COLUMNS = ("query", "item_id", "label")
+SCORE_COLUMNS = (*LABEL_COLUMNS, "score")
 CLICK_COLUMNS = ("query", "item_id", "impressions", "clicks")
 
 
@@ -17,6 +19,14 @@ class LabelledPair(NamedTuple):
     query: str
     item_id: str
     label: int
+
+
+class ScoredPair(NamedTuple):
+    """A labelled pair, its score and the line of the file that says so."""
+
+    line: int
+    pair: LabelledPair
+    score: float
 
 
 class Click(NamedTuple):
@@ -35,20 +45,28 @@ def read_labels(
     seen: set[tuple[str, str]] = set()
     for number, (query, item_id, label) in tsv_rows(path, LABEL_COLUMNS, log):
         problem = _pair_problem(path, number, query, item_id, items, seen)
-        if problem is None and not _is_integer(label):
-            problem = Problem(
-                path, number, Reason.LABEL_NOT_INTEGER, "label", f"{label!r}", "write a whole number"
-            )
-        elif problem is None and not scale[0] <= int(label) <= scale[1]:
-            detail = f"{label} is off the scale {scale[0]}..{scale[1]}"
-            problem = Problem(
-                path, number, Reason.LABEL_OFF_SCALE, "label", detail, "mend it or dataset.json"
-            )
+        problem = problem or _label_problem(path, number, label, scale)
         if problem:
             log.add(problem)
         else:
             seen.add((query, item_id))
             yield LabelledPair(query, item_id, int(label))
+
+
+def read_scores(
+    path: Path, items: Collection[str], scale: tuple[int, int], log: ProblemLog
+) -> Iterator[ScoredPair]:
+    """What `cprm-train score` writes: labels as `read_labels` takes them, and finite scores."""
+    seen: set[tuple[str, str]] = set()
+    for number, (query, item_id, label, score) in tsv_rows(path, SCORE_COLUMNS, log):
+        problem = _pair_problem(path, number, query, item_id, items, seen)
+        problem = problem or _label_problem(path, number, label, scale)
+        problem = problem or _score_problem(path, number, score)
+        if problem:
+            log.add(problem)
+        else:
+            seen.add((query, item_id))
+            yield ScoredPair(number, LabelledPair(query, item_id, int(label)), float(score))
 
 
 def read_clicks(path: Path, items: Collection[str], log: ProblemLog) -> Iterator[Click]:
@@ -95,6 +113,25 @@ def _pair_problem(
         detail = f"{query!r} with {item_id!r} repeats"
         return Problem(path, line, Reason.DUPLICATE_PAIR, "query", detail, "keep one row of the pair")
     return None
+
+
+def _label_problem(path: Path, line: int, label: str, scale: tuple[int, int]) -> Problem | None:
+    if not _is_integer(label):
+        return Problem(path, line, Reason.LABEL_NOT_INTEGER, "label", f"{label!r}", "write a whole number")
+    if not scale[0] <= int(label) <= scale[1]:
+        detail = f"{label} is off the scale {scale[0]}..{scale[1]}"
+        return Problem(path, line, Reason.LABEL_OFF_SCALE, "label", detail, "mend it or dataset.json")
+    return None
+
+
+def _score_problem(path: Path, line: int, score: str) -> Problem | None:
+    try:
+        if math.isfinite(float(score)):
+            return None
+    except ValueError:
+        pass
+    detail = f"{score!r} is no finite number"
+    return Problem(path, line, Reason.SCORE_NOT_NUMBER, "score", detail, "write a number such as 0.25")
 
 
 def _count_problem(path: Path, line: int, impressions: str, clicks: str) -> Problem | None:

@@ -7,8 +7,9 @@ the spread between seeds. Of S seeds S - 1 are drawn: drawing S would make the v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,17 @@ from training.data.pairs import LabelledPair
 from training.evaluation.metrics import Scores
 from training.evaluation.weighted import Run, Values, Weights, weighted_metrics
 
-__all__ = ["RESAMPLES", "Difference", "Interval", "Run", "bootstrap", "paired_difference", "seed_means"]
+__all__ = [
+    "RESAMPLES",
+    "Difference",
+    "Interval",
+    "Mask",
+    "Run",
+    "bootstrap",
+    "paired_difference",
+    "plain",
+    "seed_means",
+]
 
 RESAMPLES = 1000
 Mask = npt.NDArray[np.bool_]
@@ -98,6 +109,11 @@ def paired_difference(
     }
 
 
+def plain(measured: Mapping[str, Interval]) -> dict[str, dict[str, Any]]:
+    """The same as JSON writes it."""
+    return {name: asdict(interval) for name, interval in measured.items()}
+
+
 def _runs(runs: Run | Sequence[Run]) -> list[Run]:
     chosen = [runs] if isinstance(runs, Run) else list(runs)
     if not chosen:
@@ -148,7 +164,8 @@ def _seed_weights(counts: Sequence[int], resamples: int, seed: int) -> list[Weig
 
 
 def _mean(rows: Values, weights: Weights) -> Values:
-    return np.einsum("sd,sd->d", rows, weights)
+    mean: Values = np.einsum("sd,sd->d", rows, weights)
+    return mean
 
 
 def _percentiles(values: Values) -> tuple[float | None, float | None, float | None]:

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from model_repo.calibration import Calibration
 from training.data.dataset import LabelScale
-from training.evaluation.metrics import best_threshold
+from training.evaluation.metrics import Scores, best_threshold
 
 _GRID = np.linspace(0.01, 0.99, 99)
 
@@ -22,10 +22,7 @@ def fit_calibration(
     Raises ValueError when dev has one class only or the model orders it backwards.
     """
     relevant = labels >= scale.relevant_from
-    if relevant.all() or not relevant.any():
-        raise ValueError("labels.dev: calibration needs relevant and irrelevant pairs")
-    platt = LogisticRegression(C=np.inf).fit(logits[:, None].astype(np.float64), relevant)
-    slope, intercept = float(platt.coef_[0, 0]), float(platt.intercept_[0])
+    slope, intercept = fit_platt(logits, relevant)
     if slope <= 0:
         raise ValueError(f"the model orders dev backwards (Platt slope {slope:.3f}); it has not learned")
     low, high = scale.scale
@@ -45,6 +42,17 @@ def fit_calibration(
             "grade_thresholds": _grade_thresholds(relevance, labels - low, high - low + 1),
         }
     )
+
+
+def fit_platt(scores: Scores, relevant: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """(slope, intercept) of P(relevant) = sigmoid(slope * score + intercept), by maximum likelihood.
+
+    The slope is negative for scores that order pairs backwards. Raises ValueError when there is one class only.
+    """
+    if relevant.all() or not relevant.any():
+        raise ValueError("labels.dev: calibration needs relevant and irrelevant pairs")
+    platt = LogisticRegression(C=np.inf).fit(np.asarray(scores, dtype=np.float64)[:, None], relevant)
+    return float(platt.coef_[0, 0]), float(platt.intercept_[0])
 
 
 def _grade_thresholds(

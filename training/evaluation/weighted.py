@@ -84,4 +84,6 @@ def _mean(values: QueryValues) -> Metric:
 
 
 def _ratio(above: Values, below: Values) -> Values:
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
+    quotient = np.full(below.shape, np.nan)
+    np.divide(above, below, out=quotient, where=below > 0)
+    return quotient

@@ -36,6 +36,7 @@ def model_card(manifest: Manifest) -> str:
             "AUC and F1 in points, 95% intervals by bootstrap over queries; thresholds chosen on dev.",
             "",
             *_metric_table(manifest.metrics.get("test", {})),
+            *_calibration(manifest.metrics.get("expected_calibration_error")),
             "",
             "## Limits",
             "",
@@ -54,12 +55,18 @@ def model_card(manifest: Manifest) -> str:
 
 
 def _metric_table(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
-    names = ("auc", "f1", "accuracy", "ndcg10")
-    lines = ["| slice | AUC | F1 | accuracy | nDCG@10 |", "| --- | --- | --- | --- | --- |"]
+    names = ("auc", "f1", "accuracy", "ndcg10", "mrr")
+    lines = ["| slice | AUC | F1 | accuracy | nDCG@10 | MRR |", "| --- | --- | --- | --- | --- | --- |"]
     for row, metrics in rows.items():
         cells = [_cell(metrics.get(name)) for name in names]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return lines
+
+
+def _calibration(error: float | None) -> list[str]:
+    if error is None:
+        return []
+    return ["", f"Expected calibration error of the probabilities (ten equal-width bins): {error:.3f}."]
 
 
 def _cell(metric: dict[str, Any] | None) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -41,8 +40,6 @@ class MatchingConfig(BaseModel):
     """Negatives of a joint group drawn from all items of the corpus."""
     neighbours: int = Field(default=40, ge=1)
     """How many neighbours the near negatives are drawn from."""
-    likeness: float = Field(default=0.95, gt=0)
-    """An item as like the text as this share of the own item's cosine is no near negative: it may be relevant too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +56,7 @@ class MatchPool:
     """All matches of one corpus, and what must not serve as a negative."""
 
     def __init__(
-        self,
-        documents: Sequence[Document],
-        encoder: PairEncoder,
-        config: MatchingConfig,
-        *,
-        embed: Embedder | None,
+        self, documents: Sequence[Document], encoder: PairEncoder, config: MatchingConfig, *, embed: Embedder | None
     ) -> None:
         """`embed` None: no near negatives, for a contrast alone."""
         found = [match for document in documents for match in _matches(document)]
@@ -78,13 +70,8 @@ class MatchPool:
         self._items: dict[str, Mapping[str, list[int]]] = {m.of: m.fields for m in self.matches}
         self._names = list(self._items)
         texts = {of: ". ".join(segment.text for segment in own) for _, of, own in found}
+        self._near = _neighbours([texts[name] for name in self._names], embed, config.neighbours) if embed else None
         self._place = {name: place for place, name in enumerate(self._names)}
-        self._near = None
-        if embed:
-            self._items_ND = embed([texts[name] for name in self._names])
-            said = list(dict.fromkeys(match.said for match in self.matches))
-            self._said_D = dict(zip(said, embed(said), strict=True))
-            self._near = _neighbours(self._items_ND, config.neighbours)
         self._config, self._encoder = config, encoder
 
     def __len__(self) -> int:
@@ -94,7 +81,8 @@ class MatchPool:
         """Both sides as texts of their own, and `excluded` [n, n]: pairs that are no negatives."""
         excluded = [
             [
-                row != column and (a.said == b.said or a.of == b.of or (a.said, b.of) in self._known)
+                row != column
+                and (a.said == b.said or a.of == b.of or (a.said, b.of) in self._known)
                 for column, b in enumerate(chosen)
             ]
             for row, a in enumerate(chosen)
@@ -119,8 +107,6 @@ class MatchPool:
         places = list(rng.integers(0, len(self._names), self._config.far_negatives))
         if self._near is not None and self._near.shape[1]:
             near = self._near[self._place[match.of]]
-            likeness_N = self._items_ND @ self._said_D[match.said]
-            near = near[likeness_N[near] < self._config.likeness * likeness_N[self._place[match.of]]]
             places += list(rng.choice(near, min(self._config.near_negatives, len(near)), replace=False))
         names = {self._names[int(place)] for place in places} - {match.of}
         return [self._items[name] for name in sorted(names) if (match.said, name) not in self._known]
@@ -191,11 +177,12 @@ def _single(texts: Sequence[Mapping[str, list[int]]], encoder: PairEncoder) -> d
     return {"input_ids": input_ids, "segment_ids": segment_ids, "lengths": lengths}
 
 
-def _neighbours(vectors: npt.NDArray[np.float32], count: int) -> IntArray:
+def _neighbours(texts: Sequence[str], embed: Embedder, count: int) -> IntArray:
     """Places [n, count] of the most similar other texts; in blocks, so that memory stays n x 1024."""
-    count = min(count, len(vectors) - 1)
-    near = np.zeros((len(vectors), count), dtype=np.int64)
-    for start in range(0, len(vectors), 1024):
+    vectors = embed(texts)
+    count = min(count, len(texts) - 1)
+    near = np.zeros((len(texts), count), dtype=np.int64)
+    for start in range(0, len(texts), 1024):
         similarity = vectors[start : start + 1024] @ vectors.T
         similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -np.inf
         near[start : start + 1024] = np.argpartition(-similarity, max(count - 1, 0), axis=1)[:, :count]

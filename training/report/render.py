@@ -10,10 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from model_repo.bundle import replace_text
 from model_repo.manifest import Manifest
+from training.evaluation.slices import STYLE
 from training.report import plots
 
 _CURVES = {"pretrain": "continual pre-training", "cprm": "fine-tuning", "sft-alone": "fine-tuning, SFT alone"}
-METRICS = {"auc": "AUC", "f1": "F1", "accuracy": "accuracy", "ndcg10": "nDCG@10"}
+_RECIPE = "cprm"
+METRICS = {"auc": "AUC", "f1": "F1", "accuracy": "accuracy", "ndcg10": "nDCG@10", "mrr": "MRR"}
 
 
 def write_report(run: Path, manifest: Manifest) -> Path:
@@ -23,16 +25,23 @@ def write_report(run: Path, manifest: Manifest) -> Path:
         title: _read(run, name)["curve"] for name, title in _CURVES.items() if (run / f"{name}.json").exists()
     }
     shown = {"auc": "AUC on the test split", "ndcg10": "nDCG@10 on the test split"}
+    # Query styles are in the table alone: bars of thirteen slices are too thin to read.
+    charted = {
+        name: {label: measured for label, measured in slices.items() if not label.startswith(STYLE)}
+        for name, slices in results["models"].items()
+    }
     environment = Environment(
         loader=PackageLoader("training", "report"), autoescape=select_autoescape(), undefined=StrictUndefined
     )
     page = environment.get_template("report.html").render(
         manifest=manifest,
-        metrics=METRICS,
+        # A run folder of an earlier version may lack the newer metrics.
+        metrics={name: title for name, title in METRICS.items() if name in results["models"][_RECIPE]["all"]},
         results=results,
+        recipe=_RECIPE,
         corpora=_read(run, "corpora"),
         curves=plots.curves(stages),
-        comparisons=[plots.comparison(results["models"], metric, title) for metric, title in shown.items()],
+        comparisons=[plots.comparison(charted, metric, title) for metric, title in shown.items()],
         reliability=plots.reliability(results["reliability"]),
     )
     replace_text(run / "report.html", page)

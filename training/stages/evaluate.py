@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,16 @@ import numpy.typing as npt
 from model_repo.calibration import Calibration
 from training.data.dataset import Dataset
 from training.evaluation.bm25 import bm25_scores
-from training.evaluation.bootstrap import Run, bootstrap, paired_difference
+from training.evaluation.bootstrap import Mask, Run, paired_difference, plain, seed_means
+from training.evaluation.calibrate import fit_platt
 from training.evaluation.cosine import cosine_scores
 from training.evaluation.metrics import best_threshold
 from training.evaluation.predict import predict
-from training.evaluation.slices import slice_masks
+from training.evaluation.reliability import reliability, sigmoid
+from training.evaluation.slices import slice_masks, slice_sizes
 from training.models.base import RelevanceModel
 from training.models.embedding import Embedder
 from training.rendering import PairSource
-
-_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,61 +52,67 @@ def baseline_scores(dataset: Dataset, embed: Embedder) -> dict[str, SplitScores]
 
 
 def summarise(
-    dataset: Dataset, scores: Mapping[str, SplitScores], calibration: Calibration, *, recipe: str
+    dataset: Dataset,
+    scores: Mapping[str, SplitScores],
+    calibration: Calibration,
+    *,
+    recipe: str,
+    control: str | None = None,
 ) -> dict[str, Any]:
-    """Metrics with 95% intervals overall and by slice, differences to `recipe`, and the reliability curve."""
-    pairs = dataset.labels("test")
-    relevant_from = dataset.card.labels.relevant_from
-    dev_relevant = np.array([pair.label >= relevant_from for pair in dataset.labels("dev")])
-    thresholds = {name: float(best_threshold(dev_relevant, s.dev)) for name, s in scores.items()}
+    """What metrics.json holds: metrics with 95% intervals, overall and by slice, differences, calibration.
+
+    Differences are `recipe` minus each other model, and minus `control` also by slice.
+    """
+    pairs, relevant_from = dataset.labels("test"), dataset.card.labels.relevant_from
+    dev_relevant, test_relevant = (_relevant(dataset, split) for split in ("dev", "test"))
+    runs = {name: Run(s.test, best_threshold(dev_relevant, s.dev)) for name, s in scores.items()}
     masks = {"all": np.ones(len(pairs), dtype=bool), **slice_masks(dataset, pairs)}
 
-    def measured(name: str, mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-        chosen = [pair for pair, inside in zip(pairs, mask, strict=True) if inside]
-        intervals = bootstrap(
-            chosen, scores[name].test[mask], relevant_from=relevant_from, threshold=thresholds[name]
-        )
-        return {metric: asdict(interval) for metric, interval in intervals.items()}
+    def minus(name: str, mask: Mask) -> dict[str, Any]:
+        found = paired_difference(pairs, runs[recipe], runs[name], relevant_from=relevant_from, mask=mask)
+        return plain(found)
 
-    models = {name: {label: measured(name, mask) for label, mask in masks.items()} for name in scores}
-    differences = {
+    models = {
         name: {
-            metric: asdict(interval)
-            for metric, interval in paired_difference(
-                pairs,
-                Run(scores[recipe].test, thresholds[recipe]),
-                Run(scores[name].test, thresholds[name]),
-                relevant_from=relevant_from,
-            ).items()
+            label: plain(seed_means(pairs, run, relevant_from=relevant_from, mask=mask))
+            for label, mask in masks.items()
         }
-        for name in scores
-        if name != recipe
+        for name, run in runs.items()
     }
-    test_relevant = np.array([pair.label >= relevant_from for pair in pairs])
-    relevance = calibration.relevance(scores[recipe].test)
+    errors = {name: _platt_error(s, dev_relevant, test_relevant) for name, s in scores.items()}
     return {
         "models": models,
-        "differences": differences,
-        "thresholds": thresholds,
-        "reliability": reliability(relevance, test_relevant),
+        "slices": slice_sizes(pairs, masks),
+        "differences": {name: minus(name, masks["all"]) for name in scores if name != recipe},
+        "slice_differences": (
+            {control: {label: minus(control, mask) for label, mask in masks.items()}}
+            if control is not None
+            else {}
+        ),
+        "thresholds": {name: run.threshold for name, run in runs.items()},
+        "calibration": errors,
+        "reliability": reliability(calibration.relevance(scores[recipe].test), test_relevant),
         "card": {
             "test": models[recipe],
             "baselines": {n: m["all"] for n, m in models.items() if n != recipe},
+            "expected_calibration_error": errors[recipe]["expected_calibration_error"],
         },
     }
 
 
-def reliability(relevance: npt.NDArray[np.float64], relevant: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Mean prediction and observed share in ten equal-width bins, and the expected calibration error."""
-    bins = np.minimum((relevance * _BINS).astype(int), _BINS - 1)
-    counts = np.bincount(bins, minlength=_BINS)
-    used = counts > 0
-    predicted = np.bincount(bins, weights=relevance, minlength=_BINS)[used] / counts[used]
-    observed = np.bincount(bins, weights=relevant, minlength=_BINS)[used] / counts[used]
-    error = float((counts[used] * np.abs(predicted - observed)).sum() / counts.sum())
-    return {
-        "predicted": predicted.tolist(),
-        "observed": observed.tolist(),
-        "pairs": counts[used].tolist(),
-        "expected_calibration_error": error,
-    }
+def _relevant(dataset: Dataset, split: str) -> npt.NDArray[np.bool_]:
+    return np.array([pair.label >= dataset.card.labels.relevant_from for pair in dataset.labels(split)])
+
+
+def _platt_error(
+    scores: SplitScores, dev_relevant: npt.NDArray[np.bool_], test_relevant: npt.NDArray[np.bool_]
+) -> dict[str, float]:
+    """Calibration error on test after Platt scaling on dev.
+
+    Every model gets its own, baselines too: raw scores of BM25 or a cosine are no probabilities, and for the
+    recipe it is the calibration of its bundle.
+    """
+    slope, intercept = fit_platt(scores.dev, dev_relevant)
+    relevance = sigmoid(slope * scores.test.astype(np.float64) + intercept)
+    error = reliability(relevance, test_relevant)["expected_calibration_error"]
+    return {"slope": slope, "intercept": intercept, "expected_calibration_error": error}

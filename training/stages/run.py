@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from model_repo.bundle import Bundle
+from model_repo.bundle import Bundle, replace_text
 from model_repo.encoding import PairEncoder
 from model_repo.repository import Repository
 from training.config import RunConfig
@@ -29,7 +30,7 @@ from training.report.render import write_report
 from training.stages.artifacts import RunFolder
 from training.stages.early_stop import EarlyStop
 from training.stages.evaluate import SplitScores, baseline_scores, model_scores, summarise
-from training.stages.pretrain import MixtureStream, build_corpora, pretraining_loss
+from training.stages.pretrain import Corpora, MixtureStream, build_corpora, pretraining_loss
 from training.stages.sft import QueryStream, relevance_loss
 
 RECIPE, SFT_ALONE = "cprm", "sft-alone"
@@ -72,9 +73,7 @@ def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundl
         write_report(shop.folder.root, bundle.manifest)
         return bundle
     pretrain(shop)
-    fine_tune(shop, RECIPE, start=shop.folder)
-    if shop.config.sft_alone:
-        fine_tune(shop, SFT_ALONE, start=None)
+    fine_tune_all(shop)
     trained, results = evaluate(shop)
     bundle = export_bundle(
         trained,
@@ -90,16 +89,33 @@ def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundl
     return bundle
 
 
-def pretrain(shop: Workshop) -> None:
-    """Build the corpora and continue pre-training on them."""
-    if shop.folder.result("pretrain") is not None:
-        return
+def write_corpora(shop: Workshop) -> Path:
+    """Write `corpora/<name>.jsonl`, one document a line, to look at; return the folder."""
+    corpora = _corpora(shop)
+    folder = shop.folder.root / "corpora"
+    folder.mkdir(exist_ok=True)
+    for name, documents in corpora.items():
+        lines = (json.dumps(asdict(document), ensure_ascii=False) + "\n" for document in documents)
+        replace_text(folder / f"{name}.jsonl", "".join(lines))
+    return folder
+
+
+def _corpora(shop: Workshop) -> Corpora:
     config = shop.config.pretrain
     # The baseline's embedder remembers what it has embedded.
     embed = shop.embed if config.icp.embedder == MINILM else open_embedder(config.icp.embedder)
     corpora, report = build_corpora(shop.dataset, config, embed=embed, seed=shop.config.seed)
     _console.print(f"corpora: {', '.join(f'{name} {len(documents)}' for name, documents in corpora.items())}")
     shop.folder.finish("corpora", report.summary())
+    return corpora
+
+
+def pretrain(shop: Workshop) -> None:
+    """Build the corpora and continue pre-training on them."""
+    if shop.folder.result("pretrain") is not None:
+        return
+    config = shop.config.pretrain
+    corpora = _corpora(shop)
     model = shop.model()
     stream = MixtureStream(
         corpora, shop.encoder, shop.family, config, embed=shop.embed, seed=shop.config.seed
@@ -115,6 +131,13 @@ def pretrain(shop: Workshop) -> None:
     shop.folder.finish("pretrain", {"curve": curve}, model)
     if isinstance(model, RelevanceGlm):
         save_glm(model.glm, shop.family.tokenizer, shop.folder.root / "checkpoint")
+
+
+def fine_tune_all(shop: Workshop) -> None:
+    """SFT of the recipe, and where configured of the start weights too."""
+    fine_tune(shop, RECIPE, start=shop.folder)
+    if shop.config.sft_alone:
+        fine_tune(shop, SFT_ALONE, start=None)
 
 
 def fine_tune(shop: Workshop, name: str, *, start: RunFolder | None) -> None:
@@ -153,7 +176,8 @@ def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
     labels = np.array([pair.label for pair in shop.dataset.labels("dev")], dtype=np.int64)
     calibration = fit_calibration(scores[RECIPE].dev, labels, shop.dataset.card.labels)
     scores |= baseline_scores(shop.dataset, shop.embed)
-    results = summarise(shop.dataset, scores, calibration, recipe=RECIPE)
+    control = SFT_ALONE if SFT_ALONE in scores else None
+    results = summarise(shop.dataset, scores, calibration, recipe=RECIPE, control=control)
     shop.folder.finish("metrics", results)
     return Trained(model, shop.encoder, shop.family.tokenizer, calibration), results
 

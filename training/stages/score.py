@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import tempfile
 from pathlib import Path
@@ -10,10 +9,8 @@ from pathlib import Path
 from model_repo.bundle import Bundle
 from model_repo.runtime import OnnxScorer, score_all
 from training.data.dataset import load_dataset
-from training.data.pairs import read_labels
+from training.data.pairs import SCORE_COLUMNS, read_labels
 from training.rendering import PairSource
-
-COLUMNS = ("query", "item_id", "label", "score")
 
 
 def score_file(bundle_dir: Path, data: Path, pairs_file: Path, out: Path) -> int:
@@ -37,9 +34,8 @@ def _write(out: Path, rows: list[tuple[str, str, int, str]]) -> None:
     descriptor, scratch = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(rows)
+            # No quoting: label files have none, and a query with a quotation mark must come back unchanged.
+            file.writelines("\t".join(map(str, row)) + "\n" for row in [SCORE_COLUMNS, *rows])
         os.chmod(scratch, 0o644)
         os.replace(scratch, out)
     except BaseException:
