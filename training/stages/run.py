@@ -152,7 +152,7 @@ def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
         scores = {name: model_scores(model, shop.dataset, shop.source, title=name)} | scores
     labels = np.array([pair.label for pair in shop.dataset.labels("dev")], dtype=np.int64)
     calibration = fit_calibration(scores[RECIPE].dev, labels, shop.dataset.card.labels)
-    scores |= baseline_scores(shop.dataset, shop.embed)
+    scores |= baseline_scores(shop.dataset, shop.config, shop.embed)
     results = summarise(shop.dataset, scores, calibration, recipe=RECIPE)
     shop.folder.finish("metrics", results)
     return Trained(model, shop.encoder, shop.family.tokenizer, calibration), results
