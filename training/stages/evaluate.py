@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from model_repo.calibration import Calibration
+from training.baselines import score_baseline
+from training.config import RunConfig
 from training.data.dataset import Dataset
-from training.evaluation.bm25 import bm25_scores
 from training.evaluation.bootstrap import Mask, Run, paired_difference, plain, seed_means
 from training.evaluation.calibrate import fit_platt
-from training.evaluation.cosine import cosine_scores
 from training.evaluation.metrics import best_threshold
 from training.evaluation.predict import predict
 from training.evaluation.reliability import reliability, sigmoid
+from training.evaluation.scores import SplitScores
 from training.evaluation.slices import slice_masks, slice_sizes
 from training.models.base import RelevanceModel
 from training.models.embedding import Embedder
 from training.rendering import PairSource
 
-
-@dataclass(frozen=True, slots=True)
-class SplitScores:
-    """Scores of one model in the order of the label files. Dev is for choices, test for reporting."""
-
-    dev: npt.NDArray[np.float32]
-    test: npt.NDArray[np.float32]
+# The trained baselines cost a training run each and are asked for by name.
+_STANDARD = ("bm25", "minilm-cosine")
 
 
 def model_scores(model: RelevanceModel, dataset: Dataset, source: PairSource, *, title: str) -> SplitScores:
@@ -42,13 +37,9 @@ def model_scores(model: RelevanceModel, dataset: Dataset, source: PairSource, *,
     return SplitScores(dev, test)
 
 
-def baseline_scores(dataset: Dataset, embed: Embedder) -> dict[str, SplitScores]:
-    """BM25 over all fields, and the start checkpoint's zero-shot cosine."""
-    dev, test = dataset.labels("dev"), dataset.labels("test")
-    return {
-        "bm25": SplitScores(bm25_scores(dataset, dev), bm25_scores(dataset, test)),
-        "minilm-cosine": SplitScores(cosine_scores(dataset, dev, embed), cosine_scores(dataset, test, embed)),
-    }
+def baseline_scores(dataset: Dataset, config: RunConfig, embed: Embedder) -> dict[str, SplitScores]:
+    """The baselines of every report: BM25 over all fields, and the start checkpoint's zero-shot cosine."""
+    return {name: score_baseline(name, dataset, config, embed) for name in _STANDARD}
 
 
 def summarise(

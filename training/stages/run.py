@@ -175,7 +175,7 @@ def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
         scores = {name: model_scores(model, shop.dataset, shop.source, title=name)} | scores
     labels = np.array([pair.label for pair in shop.dataset.labels("dev")], dtype=np.int64)
     calibration = fit_calibration(scores[RECIPE].dev, labels, shop.dataset.card.labels)
-    scores |= baseline_scores(shop.dataset, shop.embed)
+    scores |= baseline_scores(shop.dataset, shop.config, shop.embed)
     control = SFT_ALONE if SFT_ALONE in scores else None
     results = summarise(shop.dataset, scores, calibration, recipe=RECIPE, control=control)
     shop.folder.finish("metrics", results)
