@@ -29,7 +29,7 @@ from training.rendering import PairSource
 # The paper: some 30 thousand trigrams, layers of 300, 300 and 128, tanh, and 10 times the cosine as logit.
 _BUCKETS, _HIDDEN, _SIZE, _SCALE = 2**15, 300, 128, 10.0
 # Ours: Adagrad, because a trigram is seen rarely, at the rate that does best on dev of the sample set.
-_BATCH, _LEARNING_RATE = 16, 0.005
+_BATCH, _LEARNING_RATE = 16, 0.002
 _WORD = re.compile(r"\w+")
 
 
