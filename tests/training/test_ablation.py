@@ -19,7 +19,11 @@ from training.config import ConfigError, RunConfig
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs" / "ablation").glob("*.yaml"))
 RUN = {
     "bundle": "tiny",
-    "render": {"max_tokens": 48, "query_budget": 8, "role_budgets": {"title": 6, "keywords": 6, "category": 4, "body": 6}},
+    "render": {
+        "max_tokens": 48,
+        "query_budget": 8,
+        "role_budgets": {"title": 6, "keywords": 6, "category": 4, "body": 6},
+    },
     "pretrain": {"optimiser": {"tokens": 2000}, "batch_tokens": 1024, "weights": {"dke": 1, "icp": 0, "rcd": 1}},
     "sft": {"optimiser": {"tokens": 2500}},
 }

@@ -159,7 +159,7 @@ def test_every_baseline_scores_dev_and_test(shop: Dataset, start: Path) -> None:
 
 
 def test_an_unknown_baseline_is_refused_with_the_known_ones(shop: Dataset) -> None:
-    with pytest.raises(ConfigError, match=r"'tf-idf'.*bm25, cosine, dssm, sbert-cross-encoder"):
+    with pytest.raises(ConfigError, match=r"'tf-idf'.*bm25, minilm-cosine, dssm, sbert-cross-encoder"):
         score_baseline("tf-idf", shop, run_config(tokens=1), no_embedder)
 
 

@@ -73,6 +73,8 @@ def _run_cell(grid: AblationConfig, cell: Cell, shop: Workshop, out: Path) -> No
         scores = score_baseline(cell.variant, shop.dataset, config, shop.embed)
     record["wall_s"] = round(time.monotonic() - start, 1)
     _store(out, cell, record, scores)
+    # The record is what remains of a cell: a grid of weights would fill a disk.
+    (out / "work" / cell.name / f"{RECIPE}.pt").unlink(missing_ok=True)
 
 
 def _train(cell: Cell, config: RunConfig, shop: Workshop, out: Path) -> tuple[SplitScores, dict[str, Any]]:
@@ -93,7 +95,6 @@ def _train(cell: Cell, config: RunConfig, shop: Workshop, out: Path) -> tuple[Sp
     model = tuned.model()
     folder.load_weights(RECIPE, model)
     scores = model_scores(model, tuned.dataset, tuned.source, title=cell.name)
-    (folder.root / f"{RECIPE}.pt").unlink()
     return scores, spent
 
 

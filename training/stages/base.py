@@ -22,8 +22,7 @@ from training.models.base import to_tensors
 from training.models.glm.folder import save_glm
 from training.objectives.rows import Row
 from training.stages.artifacts import RunFolder
-from training.stages.pretrain import fill_rows
-from training.streams import Batch, Cursor
+from training.streams import Batch, Packer
 
 
 class BaseRunConfig(BaseModel):
@@ -85,19 +84,20 @@ class _LanguageStream:
 
     def __init__(self, rows: Sequence[Row], family: GlmFamily, config: PretrainConfig, *, seed: int) -> None:
         self._rows, self._family, self._config, self._seed = rows, family, config, seed
-        self._cursor = Cursor(len(rows), seed=seed, name="base")
+        lengths = [len(row) for row in rows]
+        self._packer = Packer(lengths, tokens=config.batch_tokens, seed=seed, name="base")
         self._step = 0
 
     def next(self) -> Batch:
         rng = np.random.default_rng([self._seed, self._step])
         self._step += 1
-        rows = fill_rows(lambda: self._rows[self._cursor.take()], self._config.batch_tokens)
+        rows = [self._rows[place] for place in self._packer.take()]
         arrays = self._family.language_batch(rows, self._config, rng)
         return Batch(to_tensors(arrays), int(arrays["lengths"].sum()), "language")
 
     def state(self) -> dict[str, Any]:
-        return {"step": self._step, "cursor": self._cursor.state()}
+        return {"step": self._step, "packer": self._packer.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._step = state["step"]
-        self._cursor.restore(state["cursor"])
+        self._packer.restore(state["packer"])

@@ -19,9 +19,9 @@ from training.families import Family
 from training.loop import LossFn
 from training.models.base import RelevanceModel, to_tensors
 from training.models.embedding import Embedder
-from training.objectives.matching import Match, MatchPool, contrast_loss, joint_loss
+from training.objectives.matching import MatchPool, contrast_loss, joint_loss
 from training.objectives.rows import IntArray, Row
-from training.streams import Batch, Cursor
+from training.streams import Batch, Packer
 
 Corpora = dict[str, list[Document]]
 
@@ -70,44 +70,48 @@ class MixtureStream:
                 near = embed if "joint" in wanted else None
                 self._pools[name] = MatchPool(documents, encoder, config.matching, embed=near)
         self._sources = self._weighted(wanted)
-        self._cursors = {
-            f"{objective} {corpus}": Cursor(
-                self._size(objective, corpus), seed=seed, name=f"{objective} {corpus}"
-            )
-            for objective, corpus in self._sources
-        }
+        self._packers = {source: self._packer(*source) for source in self._sources}
 
     def next(self) -> Batch:
         rng = np.random.default_rng([self._seed, self._step])
         self._step += 1
         weights = np.array(list(self._sources.values()))
-        objective, corpus = list(self._sources)[rng.choice(len(weights), p=weights / weights.sum())]
-        cursor = self._cursors[f"{objective} {corpus}"]
+        source = list(self._sources)[rng.choice(len(weights), p=weights / weights.sum())]
+        objective, corpus = source
+        places = self._packers[source].take()
         if objective == "language":
-            rows = fill_rows(lambda: self._rows[corpus][cursor.take()], self._config.batch_tokens)
+            rows = [self._rows[corpus][place] for place in places]
             arrays = self._family.language_batch(rows, self._config, rng)
         else:
-            arrays = self._match(objective, self._pools[corpus], cursor, rng)
+            pool = self._pools[corpus]
+            chosen = [pool.matches[place] for place in places]
+            arrays = pool.joint_batch(chosen, rng) if objective == "joint" else pool.contrast_batch(chosen)
         return Batch(to_tensors(arrays), _tokens(arrays), objective)
 
-    def _match(
-        self, objective: str, pool: MatchPool, cursor: Cursor, rng: np.random.Generator
-    ) -> dict[str, IntArray]:
-        matching = self._config.matching
-        # A joint group reads its text once with every item, so it takes that many times the tokens.
-        joint = objective == "joint"
-        reads = 1 + matching.near_negatives + matching.far_negatives if joint else 1
-        tokens = self._config.batch_tokens if joint else matching.contrast_tokens
-        chosen = _take(lambda: pool.matches[cursor.take()], reads, tokens, len(pool))
-        return pool.joint_batch(chosen, rng) if joint else pool.contrast_batch(chosen)
+    def _packer(self, objective: str, corpus: str) -> Packer:
+        config = self._config
+        name = f"{objective} {corpus}"
+        if objective == "language":
+            lengths = [len(row) for row in self._rows[corpus]]
+            return Packer(lengths, tokens=config.batch_tokens, seed=self._seed, name=name)
+        lengths = [
+            len(match.text_ids) + sum(map(len, match.fields.values())) for match in self._pools[corpus].matches
+        ]
+        tokens = config.matching.contrast_tokens
+        if objective == "joint":
+            # A group reads its text once with every item.
+            tokens = config.batch_tokens // (1 + config.matching.near_negatives + config.matching.far_negatives)
+            lengths = [min(length, self._encoder.spec.max_tokens) for length in lengths]
+        # A lone match of a contrast has no negatives.
+        return Packer(lengths, tokens=tokens, seed=self._seed, name=name, at_least=2)
 
     def state(self) -> dict[str, Any]:
-        return {"step": self._step, "cursors": {name: c.state() for name, c in self._cursors.items()}}
+        return {"step": self._step, "packers": {" ".join(s): p.state() for s, p in self._packers.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._step = state["step"]
-        for name, cursor in self._cursors.items():
-            cursor.restore(state["cursors"][name])
+        for source, packer in self._packers.items():
+            packer.restore(state["packers"][" ".join(source)])
 
     def _weighted(self, wanted: set[str]) -> dict[tuple[str, str], float]:
         sources = {
@@ -139,26 +143,3 @@ def pretraining_loss(config: PretrainConfig) -> LossFn:
 
 def _tokens(arrays: Mapping[str, IntArray]) -> int:
     return sum(int(array.sum()) for name, array in arrays.items() if name.split(".")[-1] == "lengths")
-
-
-def fill_rows(take: Callable[[], Row], batch_tokens: int) -> list[Row]:
-    """Documents until the padded batch would pass `batch_tokens`."""
-    rows: list[Row] = []
-    longest = 0
-    while True:
-        row = take()
-        longest = max(longest, len(row))
-        rows.append(row)
-        if longest * (len(rows) + 1) > batch_tokens:
-            return rows
-
-
-def _take(take: Callable[[], Match], reads: int, batch_tokens: int, at_most: int) -> list[Match]:
-    """Matches until their texts and items fill `batch_tokens`; at least two, a lone one has no negatives."""
-    chosen: list[Match] = []
-    tokens = 0
-    while len(chosen) < at_most and (tokens < batch_tokens or len(chosen) < 2):
-        match = take()
-        chosen.append(match)
-        tokens += reads * (len(match.text_ids) + sum(map(len, match.fields.values())))
-    return chosen
