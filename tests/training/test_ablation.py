@@ -24,7 +24,11 @@ RUN = {
         "query_budget": 8,
         "role_budgets": {"title": 6, "keywords": 6, "category": 4, "body": 6},
     },
-    "pretrain": {"optimiser": {"tokens": 2000}, "batch_tokens": 1024, "weights": {"dke": 1, "icp": 0, "rcd": 1}},
+    "pretrain": {
+        "optimiser": {"tokens": 2000},
+        "batch_tokens": 1024,
+        "weights": {"dke": 1, "icp": 0, "rcd": 1},
+    },
     "sft": {"optimiser": {"tokens": 2500}},
 }
 GRID = """
@@ -60,13 +64,19 @@ def test_untrained_baselines_have_one_cell() -> None:
     grid = AblationConfig(title="t", run=RunConfig.model_validate(RUN), seeds=(3, 4), cells=(block,))  # type: ignore[arg-type]
     names = [cell.name for cell in cells(grid)]
     assert sorted(names) == sorted(
-        ["bm25.labels100.seed3", *(f"none.labels{share}.seed{seed}" for share in (50, 100) for seed in (3, 4))]
+        [
+            "bm25.labels100.seed3",
+            *(f"none.labels{share}.seed{seed}" for share in (50, 100) for seed in (3, 4)),
+        ]
     )
 
 
 @pytest.mark.parametrize(
     ("block", "message"),
-    [("{variants: [fulll]}", "fulll.*no variants; there are full"), ("{variants: [full], label_shares: [5]}", "share")],
+    [
+        ("{variants: [fulll]}", "fulll.*no variants; there are full"),
+        ("{variants: [full], label_shares: [5]}", "share"),
+    ],
 )
 def test_a_wrong_grid_is_refused_by_name(tmp_path: Path, block: str, message: str) -> None:
     path = tmp_path / "grid.yaml"
@@ -83,7 +93,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "grid.yaml").write_text(
         GRID.format(run=json.dumps(RUN | {"start": str(tiny_checkpoint(root / "checkpoint"))}))
     )
-    arguments = ["ablate", "--config", str(root / "grid.yaml"), "--data", str(data), "--out", str(root / "out")]
+    arguments = [
+        "ablate",
+        "--config",
+        str(root / "grid.yaml"),
+        "--data",
+        str(data),
+        "--out",
+        str(root / "out"),
+    ]
     stored = ablation_run._store
     calls = []
 
@@ -128,7 +146,9 @@ def test_the_result_compares_full_with_the_others_at_equal_labels(finished: Path
     assert result["test"]["queries"] == 6
     compared = {(record["variant"], record["label_share"]): record for record in result["differences"]}
     assert compared.keys() == {("none", 1.0), ("none", 0.5), ("-rcd", 1.0), ("bm25", 1.0), ("bm25", 0.5)}
-    values = {(row["variant"], row["label_share"]): row["slices"]["all"]["auc"]["value"] for row in result["rows"]}
+    values = {
+        (row["variant"], row["label_share"]): row["slices"]["all"]["auc"]["value"] for row in result["rows"]
+    }
     difference = compared["none", 0.5]["slices"]["all"]["auc"]
     assert difference["value"] == pytest.approx(values["full", 0.5] - values["none", 0.5])
     assert difference["low"] <= difference["value"] <= difference["high"]

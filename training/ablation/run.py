@@ -20,8 +20,9 @@ from training.ablation.grid import NONE, RECIPES, AblationConfig, Cell, cells
 from training.baselines import score_baseline
 from training.config import RunConfig
 from training.data.dataset import Dataset, load_dataset
+from training.evaluation.scores import SplitScores
 from training.stages.artifacts import RunFolder
-from training.stages.evaluate import SplitScores, model_scores
+from training.stages.evaluate import model_scores
 from training.stages.run import RECIPE, Workshop, fine_tune, open_workshop, pretrain
 
 _console = Console()

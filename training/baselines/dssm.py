@@ -50,14 +50,14 @@ def dssm(
     )
     optimiser = torch.optim.Adagrad(model.parameters(), lr=_LEARNING_RATE)
     # Said aloud, or torch warns that it does not check sparse gradients.
-    with torch.sparse.check_sparse_tensor_invariants(False):
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
         for start in range(0, len(rows), _BATCH):
             chosen = rows[start : start + _BATCH]
             optimiser.param_groups[0]["lr"] = _LEARNING_RATE * (1 - start / len(rows))
             logits_B = model(*bags.of([pairs[row] for row in chosen]))
             loss = functional.binary_cross_entropy_with_logits(logits_B, wanted[chosen])
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
 
     @torch.inference_mode()
@@ -104,7 +104,8 @@ class Dssm(nn.Module):
 
     def forward(self, queries: Sequence[IntArray], items: Sequence[IntArray]) -> Tensor:
         cosine_B = (self.query(queries) * self.item(items)).sum(-1)
-        return _SCALE * cosine_B + self.bias
+        logits_B: Tensor = _SCALE * cosine_B + self.bias
+        return logits_B
 
 
 class _Tower(nn.Module):

@@ -18,7 +18,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--data", type=Path, help=DATA_HELP + "; default: `run.data` of the config")
     parser.add_argument(
-        "--out", type=Path, help="folder of the cells and the page; default runs/ablation-<name of the config>"
+        "--out",
+        type=Path,
+        help="folder of the cells and the page; default runs/ablation-<name of the config>",
     )
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="run only these; processes with different seeds may share --out"

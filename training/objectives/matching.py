@@ -56,7 +56,12 @@ class MatchPool:
     """All matches of one corpus, and what must not serve as a negative."""
 
     def __init__(
-        self, documents: Sequence[Document], encoder: PairEncoder, config: MatchingConfig, *, embed: Embedder | None
+        self,
+        documents: Sequence[Document],
+        encoder: PairEncoder,
+        config: MatchingConfig,
+        *,
+        embed: Embedder | None,
     ) -> None:
         """`embed` None: no near negatives, for a contrast alone."""
         found = [match for document in documents for match in _matches(document)]
@@ -70,7 +75,9 @@ class MatchPool:
         self._items: dict[str, Mapping[str, list[int]]] = {m.of: m.fields for m in self.matches}
         self._names = list(self._items)
         texts = {of: ". ".join(segment.text for segment in own) for _, of, own in found}
-        self._near = _neighbours([texts[name] for name in self._names], embed, config.neighbours) if embed else None
+        self._near = (
+            _neighbours([texts[name] for name in self._names], embed, config.neighbours) if embed else None
+        )
         self._place = {name: place for place, name in enumerate(self._names)}
         self._config, self._encoder = config, encoder
 
@@ -81,8 +88,7 @@ class MatchPool:
         """Both sides as texts of their own, and `excluded` [n, n]: pairs that are no negatives."""
         excluded = [
             [
-                row != column
-                and (a.said == b.said or a.of == b.of or (a.said, b.of) in self._known)
+                row != column and (a.said == b.said or a.of == b.of or (a.said, b.of) in self._known)
                 for column, b in enumerate(chosen)
             ]
             for row, a in enumerate(chosen)

@@ -86,7 +86,9 @@ class RunPlan:
         return asdict(self) | {"seconds": self.seconds, "fits": all(stage.fits for stage in self.stages)}
 
 
-def plan_run(config: RunConfig, data: Path, *, machine: str | None = None, mfu: float | None = None) -> RunPlan:
+def plan_run(
+    config: RunConfig, data: Path, *, machine: str | None = None, mfu: float | None = None
+) -> RunPlan:
     """Build the corpora, draw batches, and count. Trains nothing, and makes no weight of the model.
 
     `machine` defaults to the config's, then to this one; `mfu` to what is assumed for the machine. Raises DataError
@@ -143,7 +145,13 @@ class _Bench:
         return int(self.machine.memory * (1 - RESERVE))
 
     def stage(
-        self, name: str, shapes: Sequence[Shape], optimiser: OptimiserConfig, knobs: Knobs, *, corpus_tokens: float
+        self,
+        name: str,
+        shapes: Sequence[Shape],
+        optimiser: OptimiserConfig,
+        knobs: Knobs,
+        *,
+        corpus_tokens: float,
     ) -> StagePlan:
         checkpointing = optimiser.gradient_checkpointing
         real = sum(shape.tokens for shape in shapes)
@@ -153,7 +161,9 @@ class _Bench:
             ((shape, self.memory(shape, optimiser)) for shape in shapes), key=lambda pair: pair[1].total
         )
         fits = memory.total <= self.limit
-        advice = () if fits else remedies(self.anatomy, worst, optimiser, knobs, self.limit, self.config.dropout)
+        advice = (
+            () if fits else remedies(self.anatomy, worst, optimiser, knobs, self.limit, self.config.dropout)
+        )
         return StagePlan(
             name=name,
             tokens=optimiser.tokens,
@@ -200,7 +210,11 @@ def _pretraining(
     default = ("pretrain.batch_tokens", config.batch_tokens)
     shapes = survey(stream, draws=_DRAWS)
     return bench.stage(
-        "pre-training", shapes, config.optimiser, Knobs("pretrain", knobs, default), corpus_tokens=corpus_tokens
+        "pre-training",
+        shapes,
+        config.optimiser,
+        Knobs("pretrain", knobs, default),
+        corpus_tokens=corpus_tokens,
     )
 
 

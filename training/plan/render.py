@@ -15,13 +15,17 @@ _GIB = 1024**3
 
 def show_plan(plan: RunPlan, console: Console) -> None:
     model, machine = plan.model, plan.machine
-    console.print(Text(f"Plan of {plan.bundle} on {plan.data} ({plan.dataset}); nothing is trained", style="bold"))
+    console.print(
+        Text(f"Plan of {plan.bundle} on {plan.data} ({plan.dataset}); nothing is trained", style="bold")
+    )
     console.print(
         f"model    {model.name}: {model.parameters:,} parameters, {model.layers} layers of {model.hidden}, "
         f"vocabulary {model.vocabulary:,}",
         highlight=False,
     )
-    peaks = ", ".join(f"{_precision(name)} {peak / 1e12:,.3g} TFLOP/s" for name, peak in machine.peaks.items())
+    peaks = ", ".join(
+        f"{_precision(name)} {peak / 1e12:,.3g} TFLOP/s" for name, peak in machine.peaks.items()
+    )
     console.print(f"machine  {machine.name}: {machine.memory / _GIB:,.0f} GiB; {peaks}", highlight=False)
     console.print(f"         {machine.source}; {plan.mfu:.0%} of the peak assumed (--mfu)", highlight=False)
     for line in plan.missing:
@@ -83,7 +87,11 @@ def _rows(plan: RunPlan) -> list[tuple[str, list[str | Text]]]:
 
 def _verdict(stage: StagePlan) -> Text:
     total = _size(stage.memory.total)
-    return Text(f"{total} fits", style="green") if stage.fits else Text(f"{total} DOES NOT FIT", style="bold red")
+    return (
+        Text(f"{total} fits", style="green")
+        if stage.fits
+        else Text(f"{total} DOES NOT FIT", style="bold red")
+    )
 
 
 def _table(first: str, *others: str) -> Table:

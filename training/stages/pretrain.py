@@ -95,12 +95,15 @@ class MixtureStream:
             lengths = [len(row) for row in self._rows[corpus]]
             return Packer(lengths, tokens=config.batch_tokens, seed=self._seed, name=name)
         lengths = [
-            len(match.text_ids) + sum(map(len, match.fields.values())) for match in self._pools[corpus].matches
+            len(match.text_ids) + sum(map(len, match.fields.values()))
+            for match in self._pools[corpus].matches
         ]
         tokens = config.matching.contrast_tokens
         if objective == "joint":
             # A group reads its text once with every item.
-            tokens = config.batch_tokens // (1 + config.matching.near_negatives + config.matching.far_negatives)
+            tokens = config.batch_tokens // (
+                1 + config.matching.near_negatives + config.matching.far_negatives
+            )
             lengths = [min(length, self._encoder.spec.max_tokens) for length in lengths]
         # A lone match of a contrast has no negatives.
         return Packer(lengths, tokens=tokens, seed=self._seed, name=name, at_least=2)

@@ -18,6 +18,7 @@ from model_repo.repository import Repository
 from training.config import RunConfig
 from training.data.dataset import Dataset, load_dataset
 from training.evaluation.calibrate import fit_calibration
+from training.evaluation.scores import SplitScores
 from training.export.exporter import Trained, export_bundle
 from training.families import Family, open_family
 from training.loop import train
@@ -29,7 +30,7 @@ from training.rendering import PairSource
 from training.report.render import write_report
 from training.stages.artifacts import RunFolder
 from training.stages.early_stop import EarlyStop
-from training.stages.evaluate import SplitScores, baseline_scores, model_scores, summarise
+from training.stages.evaluate import baseline_scores, model_scores, summarise
 from training.stages.pretrain import Corpora, MixtureStream, build_corpora, pretraining_loss
 from training.stages.sft import QueryStream, relevance_loss
 
