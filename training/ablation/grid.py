@@ -95,7 +95,7 @@ def load_ablation(path: Path) -> AblationConfig:
     return read_yaml(path, AblationConfig)
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One training run, or one baseline, that is scored on dev and test."""
 
@@ -115,11 +115,10 @@ class Cell:
 
 
 def cells(grid: AblationConfig) -> list[Cell]:
-    """Every cell once, seed by seed, so that an unfinished grid has whole seeds."""
+    """Every cell once, block by block and seed by seed: what matters most stands first in the grid."""
     found: dict[Cell, None] = {}
-    for seed in grid.seeds:
-        for block in grid.cells:
-            for variant, share in itertools.product(block.variants, block.label_shares):
-                free = variant in UNTRAINED
-                found[Cell(grid.seeds[0] if free else seed, 1.0 if free else share, variant)] = None
+    for block, seed in itertools.product(grid.cells, grid.seeds):
+        for variant, share in itertools.product(block.variants, block.label_shares):
+            free = variant in UNTRAINED
+            found[Cell(grid.seeds[0] if free else seed, 1.0 if free else share, variant)] = None
     return list(found)
