@@ -85,7 +85,9 @@ def _stand_in(config: RunConfig) -> str:
     size = Path(config.start or "glm-small").name
     if size not in SIZES:
         known = ", ".join(SIZES)
-        raise ConfigError(f"start: {config.start} is not there, and {size!r} is no known size ({known}) to plan with")
+        raise ConfigError(
+            f"start: {config.start} is not there, and {size!r} is no known size ({known}) to plan with"
+        )
     return size
 
 
@@ -94,4 +96,8 @@ def _cached(hub_name: str) -> str | None:
         return None
     config = try_to_load_from_cache(hub_name, "config.json")
     weights = (try_to_load_from_cache(hub_name, name) for name in ("model.safetensors", "pytorch_model.bin"))
-    return str(Path(config).parent) if isinstance(config, str) and any(isinstance(w, str) for w in weights) else None
+    return (
+        str(Path(config).parent)
+        if isinstance(config, str) and any(isinstance(w, str) for w in weights)
+        else None
+    )

@@ -12,7 +12,7 @@ from training.streams import Batch, Stream
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One step: `texts` are (rows, padded length) of each tensor the backbone reads, `told` rows of the vocabulary head."""
+    """One step. `texts`: (rows, padded length) of each tensor the backbone reads; `told`: rows told words."""
 
     objective: str
     tokens: int
@@ -31,7 +31,9 @@ class Shape:
 
 def shape_of(batch: Batch) -> Shape:
     texts = (tuple(value.shape) for name, value in batch.inputs.items() if name.endswith("input_ids"))
-    return Shape(batch.objective, batch.tokens, tuple((rows, length) for rows, length in texts), _told(batch.inputs))
+    return Shape(
+        batch.objective, batch.tokens, tuple((rows, length) for rows, length in texts), _told(batch.inputs)
+    )
 
 
 def survey(stream: Stream, *, draws: int) -> list[Shape]:

@@ -26,7 +26,9 @@ def add_arguments(run: argparse.ArgumentParser) -> None:
         "--machine",
         help="h100-80gb, h200-141gb, a100-80gb, l40s-48gb, l4-24gb or this-machine; default: of the config, else this",
     )
-    dry.add_argument("--mfu", type=_share, help="share of the machine's peak that training reaches, such as 0.4")
+    dry.add_argument(
+        "--mfu", type=_share, help="share of the machine's peak that training reaches, such as 0.4"
+    )
     dry.add_argument("--json", action="store_true", help="print the plan as JSON instead of tables")
 
 

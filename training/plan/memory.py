@@ -35,7 +35,12 @@ class Memory:
 
 
 def step_memory(
-    anatomy: Anatomy, shape: Shape, config: OptimiserConfig, *, dropout: float, checkpointing: bool | None = None
+    anatomy: Anatomy,
+    shape: Shape,
+    config: OptimiserConfig,
+    *,
+    dropout: float,
+    checkpointing: bool | None = None,
 ) -> Memory:
     """Memory of one step. The fp32 weights are the master copy; gradients and both moments are fp32 too.
 

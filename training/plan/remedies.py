@@ -49,4 +49,6 @@ def remedies(
             found.append(f"{name}: {smaller} (now {value})" + (f" with {checkpoint}" if kept and off else ""))
             if not kept or not off:
                 break
-    return tuple(found) or ("no batch is small enough: shard over several devices, or take one with more memory",)
+    return tuple(found) or (
+        "no batch is small enough: shard over several devices, or take one with more memory",
+    )

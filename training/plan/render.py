@@ -11,17 +11,23 @@ from training.plan.estimate import RunPlan, StagePlan
 from training.plan.memory import RESERVE
 
 _GIB = 1024**3
+# Epochs beyond which repeated text teaches nothing (Muennighoff et al. 2023, arXiv 2305.16264).
+_WORTHLESS = 40
 
 
 def show_plan(plan: RunPlan, console: Console) -> None:
     model, machine = plan.model, plan.machine
-    console.print(Text(f"Plan of {plan.bundle} on {plan.data} ({plan.dataset}); nothing is trained", style="bold"))
+    console.print(
+        Text(f"Plan of {plan.bundle} on {plan.data} ({plan.dataset}); nothing is trained", style="bold")
+    )
     console.print(
         f"model    {model.name}: {model.parameters:,} parameters, {model.layers} layers of {model.hidden}, "
         f"vocabulary {model.vocabulary:,}",
         highlight=False,
     )
-    peaks = ", ".join(f"{_precision(name)} {peak / 1e12:,.3g} TFLOP/s" for name, peak in machine.peaks.items())
+    peaks = ", ".join(
+        f"{_precision(name)} {peak / 1e12:,.3g} TFLOP/s" for name, peak in machine.peaks.items()
+    )
     console.print(f"machine  {machine.name}: {machine.memory / _GIB:,.0f} GiB; {peaks}", highlight=False)
     console.print(f"         {machine.source}; {plan.mfu:.0%} of the peak assumed (--mfu)", highlight=False)
     for line in plan.missing:
@@ -31,6 +37,9 @@ def show_plan(plan: RunPlan, console: Console) -> None:
     for stage in plan.stages:
         for remedy in stage.remedies:
             console.print(Text(f"{stage.name} does not fit; remedy: {remedy}", style="red"), soft_wrap=True)
+    if (epochs := plan.stages[0].epochs) > _WORTHLESS:
+        said = f"the budget reads the corpora {epochs:,.0f} times; lower pretrain.optimiser.tokens, or bring more data"
+        console.print(Text(said, style="yellow"), soft_wrap=True)
     console.print(
         f"in all {_time(plan.seconds)} of training; mining, evaluation and export come on top. "
         f"Run folder: up to {_size(plan.disk)}.",
@@ -71,6 +80,7 @@ def _rows(plan: RunPlan) -> list[tuple[str, list[str | Text]]]:
         ("arithmetic", of(lambda s: f"{s.flops:.2e} FLOP")),
         ("tokens/s", of(lambda s: f"{s.tokens / s.seconds:,.0f}")),
         ("time", of(lambda s: _time(s.seconds))),
+        ("largest step", of(lambda s: f"{s.largest.objective} {s.largest.padded:,.0f}".strip())),
         ("weights (fp32)", of(lambda s: _size(s.memory.weights))),
         ("half copies", of(lambda s: _size(s.memory.copies))),
         ("gradients", of(lambda s: _size(s.memory.gradients))),
@@ -83,7 +93,11 @@ def _rows(plan: RunPlan) -> list[tuple[str, list[str | Text]]]:
 
 def _verdict(stage: StagePlan) -> Text:
     total = _size(stage.memory.total)
-    return Text(f"{total} fits", style="green") if stage.fits else Text(f"{total} DOES NOT FIT", style="bold red")
+    return (
+        Text(f"{total} fits", style="green")
+        if stage.fits
+        else Text(f"{total} DOES NOT FIT", style="bold red")
+    )
 
 
 def _table(first: str, *others: str) -> Table:
