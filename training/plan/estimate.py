@@ -166,7 +166,7 @@ class _Bench:
         )
         fits = memory.total <= self.limit
         advice = (
-            () if fits else remedies(self.anatomy, largest, optimiser, knobs, self.limit, self.config.dropout)
+            () if fits else remedies(self.anatomy, shapes, optimiser, knobs, self.limit, self.config.dropout)
         )
         return StagePlan(
             name=name,

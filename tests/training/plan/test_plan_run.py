@@ -164,12 +164,22 @@ def test_a_remedy_really_fits(plan_2b: RunPlan) -> None:
     plain = step_memory(plan_2b.model, shape, config, dropout=0.0)
     assert plain.total > limit
     knobs = Knobs("pretrain", {}, ("pretrain.batch_tokens", 32768))
-    first, second = remedies(plan_2b.model, shape, config, knobs, limit, 0.0)
+    first, second = remedies(plan_2b.model, [shape], config, knobs, limit, 0.0)
     assert first.startswith("pretrain.optimiser.gradient_checkpointing: true")
     assert second == "pretrain.batch_tokens: 8192 (now 32768)"
     assert step_memory(plan_2b.model, shape, config, dropout=0.0, checkpointing=True).total <= limit
     assert step_memory(plan_2b.model, shape.shrunk(1 / 4), config, dropout=0.0).total <= limit
     assert step_memory(plan_2b.model, shape.shrunk(1 / 2), config, dropout=0.0).total > limit
+
+
+def test_a_remedy_covers_every_objective_that_is_too_large(plan_2b: RunPlan) -> None:
+    config = load_config(CONFIGS / "glm-2b.yaml").pretrain.optimiser
+    shapes = [Shape(name, 400_000, ((1600, 256),), told=0) for name in ("contrast", "joint")]
+    shapes.append(Shape("language", 1000, ((4, 256),), told=0))
+    knobs = Knobs("pretrain", {"contrast": ("contrast_tokens", 1000)}, ("batch_tokens", 4000))
+    assert remedies(plan_2b.model, shapes, config, knobs, plan_2b.memory_limit, 0.0) == (
+        "contrast_tokens: 250 (now 1000) and batch_tokens: 1000 (now 4000)",
+    )
 
 
 def test_a_start_folder_with_a_tokenizer_is_used_even_without_weights(tmp_path: Path) -> None:
