@@ -21,6 +21,9 @@ from training.models.base import RelevanceModel
 from training.speed import Speedometer
 from training.streams import Batch, Stream
 
+# GLM-2B writes 21 GiB: at most a twentieth of the time goes into checkpoints.
+_SHARE_OF_SAVING = 20
+
 LossFn = Callable[[RelevanceModel, Batch], Tensor]
 Watch = Callable[[RelevanceModel, int], bool]
 """Called between steps with the tokens seen; true stops the training early."""
@@ -37,6 +40,7 @@ class Journal:
     checkpoint: Path
     events: Path
     every_s: float = 60.0
+    """Least time between checkpoints; where writing one takes long, twenty times that."""
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ def train(
     run = _resume(journal, model, optimiser, stream)
     curve = _Curve(run, model, config, journal.events if journal else None)
     model.train()
-    saved = time.monotonic()
+    saved, pause = time.monotonic(), journal.every_s if journal else math.inf
     with _progress(title, config.tokens) as advance, curve:
         while run.seen < config.tokens:
             batch = stream.next()
@@ -92,9 +96,11 @@ def train(
             advance(run.seen, value)
             if watch and watch(model, run.seen):
                 break
-            if journal and time.monotonic() - saved > journal.every_s:
+            if journal and time.monotonic() - saved > pause:
+                start = time.monotonic()
                 _save(journal, model, optimiser, stream, run)
                 saved = time.monotonic()
+                pause = max(journal.every_s, _SHARE_OF_SAVING * (saved - start))
     if journal:
         journal.checkpoint.unlink(missing_ok=True)
     return run.points

@@ -51,8 +51,9 @@ def glm_anatomy(name: str, config: GLMConfig) -> Anatomy:
 def encoder_anatomy(name: str, folder: Path, *, segments: int) -> Anatomy:
     """What `RelevanceEncoder` makes of a checkpoint folder; reads its config.json alone."""
     config: Any = AutoConfig.from_pretrained(folder)
+    untyped: Any = AutoModelForMaskedLM
     with torch.device("meta"):
-        masked_lm: Any = AutoModelForMaskedLM.from_config(config)
+        masked_lm = untyped.from_config(config)
     embeddings = masked_lm.base_model.embeddings.token_type_embeddings
     hidden = int(config.hidden_size)
     relevance_head = hidden * hidden + hidden + hidden + 1 + 2

@@ -12,7 +12,7 @@ from training.streams import Batch, Stream
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One step: `texts` are (rows, padded length) of what the backbone reads, `told` rows of the vocabulary head."""
+    """One step. `texts`: (rows, padded length) of each tensor the backbone reads; `told`: rows told words."""
 
     objective: str
     tokens: int

@@ -26,7 +26,6 @@ from training.rendering import PairSource
 from training.stages.pretrain import Corpora, MixtureStream, build_corpora
 from training.stages.sft import QueryStream, share_of_queries
 
-_DRAWS = 32
 _COUNTED_PAIRS = 20_000
 _CHECKPOINT_BYTES = 12
 _WEIGHT_BYTES = 4
@@ -45,7 +44,10 @@ class CorpusPlan:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """`epochs`: budget over tokens there are. `step_tokens` are real ones, `padding` the share computed beside them."""
+    """`epochs`: budget over tokens there are. `step_tokens` are real ones, `padding` the share computed beside them.
+
+    `memory` is that of `largest`, the hungriest of the drawn steps.
+    """
 
     name: str
     tokens: int
@@ -55,6 +57,7 @@ class StagePlan:
     steps: int
     flops: float
     seconds: float
+    largest: Shape
     memory: Memory
     fits: bool
     remedies: tuple[str, ...]
@@ -87,12 +90,12 @@ class RunPlan:
 
 
 def plan_run(
-    config: RunConfig, data: Path, *, machine: str | None = None, mfu: float | None = None
+    config: RunConfig, data: Path, *, machine: str | None = None, mfu: float | None = None, draws: int = 32
 ) -> RunPlan:
     """Build the corpora, draw batches, and count. Trains nothing, and makes no weight of the model.
 
-    `machine` defaults to the config's, then to this one; `mfu` to what is assumed for the machine. Raises DataError
-    for the data set and ConfigError for the rest.
+    `machine` defaults to the config's, then to this one; `mfu` to what is assumed for the machine. `draws` batches of
+    each stage are looked at. Raises DataError for the data set and ConfigError for the rest.
     """
     start = open_start(config)
     stages = [config.pretrain.optimiser, config.sft.optimiser]
@@ -102,7 +105,7 @@ def plan_run(
     anatomy = anatomy_of(config, start.family, segments=encoder.spec.segment_count)
     embed, embedder, said = open_filter(config.pretrain.icp.embedder)
     share = target.mfu(anatomy.hidden) if mfu is None else mfu
-    bench = _Bench(config, anatomy, target, share)
+    bench = _Bench(config, anatomy, target, share, draws)
     corpora, counted = _corpora(config, dataset, start.family, encoder, embed)
     return RunPlan(
         bundle=config.bundle,
@@ -139,6 +142,7 @@ class _Bench:
     anatomy: Anatomy
     machine: Machine
     mfu: float
+    draws: int
 
     @property
     def limit(self) -> int:
@@ -157,12 +161,12 @@ class _Bench:
         real = sum(shape.tokens for shape in shapes)
         spent = sum(step_flops(self.anatomy, shape, checkpointing=checkpointing) for shape in shapes)
         flops = spent / real * optimiser.tokens
-        worst, memory = max(
+        largest, memory = max(
             ((shape, self.memory(shape, optimiser)) for shape in shapes), key=lambda pair: pair[1].total
         )
         fits = memory.total <= self.limit
         advice = (
-            () if fits else remedies(self.anatomy, worst, optimiser, knobs, self.limit, self.config.dropout)
+            () if fits else remedies(self.anatomy, shapes, optimiser, knobs, self.limit, self.config.dropout)
         )
         return StagePlan(
             name=name,
@@ -173,6 +177,7 @@ class _Bench:
             steps=-(-optimiser.tokens * len(shapes) // real),
             flops=flops,
             seconds=flops / (self.machine.peaks[optimiser.precision] * self.mfu),
+            largest=largest,
             memory=memory,
             fits=fits,
             remedies=advice,
@@ -208,7 +213,7 @@ def _pretraining(
         "contrast": ("pretrain.matching.contrast_tokens", config.matching.contrast_tokens),
     }
     default = ("pretrain.batch_tokens", config.batch_tokens)
-    shapes = survey(stream, draws=_DRAWS)
+    shapes = survey(stream, draws=bench.draws)
     return bench.stage(
         "pre-training",
         shapes,
@@ -224,7 +229,7 @@ def _fine_tuning(bench: _Bench, dataset: Dataset, encoder: PairEncoder) -> list[
     source = PairSource(dataset, encoder)
     labels = dataset.labels("train")
     stream = QueryStream(labels, source, dataset.card.labels, config, seed=seed)
-    shapes = survey(stream, draws=_DRAWS)
+    shapes = survey(stream, draws=bench.draws)
     used = share_of_queries(labels, config.label_share, seed=seed)
     some = random.Random(seed).sample(used, min(len(used), _COUNTED_PAIRS))
     there = float(np.mean(source.encode(some).lengths)) * len(used)

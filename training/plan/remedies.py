@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from training.config import OptimiserConfig
@@ -18,37 +18,50 @@ class Knobs(NamedTuple):
     by_objective: Mapping[str, tuple[str, int]]
     otherwise: tuple[str, int]
 
+    def of(self, shape: Shape) -> tuple[str, int]:
+        return self.by_objective.get(shape.objective, self.otherwise)
+
 
 def remedies(
-    anatomy: Anatomy, worst: Shape, config: OptimiserConfig, knobs: Knobs, limit: int, dropout: float
+    anatomy: Anatomy,
+    shapes: Sequence[Shape],
+    config: OptimiserConfig,
+    knobs: Knobs,
+    limit: int,
+    dropout: float,
 ) -> tuple[str, ...]:
-    """Single changes that make `worst` fit into `limit` bytes, then both together, else sharding."""
+    """Alternatives, each of which alone makes all `shapes` fit into `limit` bytes; a larger device where none does."""
 
-    def memory(factor: float = 1.0, *, checkpointing: bool = config.gradient_checkpointing) -> Memory:
-        shape = worst.shrunk(factor)
-        return step_memory(anatomy, shape, config, dropout=dropout, checkpointing=checkpointing)
-
-    state = memory().state
-    if state > limit:
-        devices = -(-state // (limit // 2))
-        return (
-            f"weights, gradients and optimiser alone are {state / 1024**3:,.1f} GiB: shard them over {devices} such "
-            "devices (FSDP; the loop here drives one), or take a device with more memory",
+    def memory(shape: Shape, factor: float, checkpointing: bool) -> Memory:
+        return step_memory(
+            anatomy, shape.shrunk(factor), config, dropout=dropout, checkpointing=checkpointing
         )
+
+    def smaller(checkpointing: bool) -> str | None:
+        """Every knob whose steps are too large, halved until they fit; None where even one token is too much."""
+        changes = []
+        for name, value in dict.fromkeys(map(knobs.of, shapes)):
+            mine = [shape for shape in shapes if knobs.of(shape) == (name, value)]
+            fitting = value
+            while fitting and any(memory(s, fitting / value, checkpointing).total > limit for s in mine):
+                fitting //= 2
+            if not fitting:
+                return None
+            if fitting < value:
+                changes.append(f"{name}: {fitting} (now {value})")
+        return " and ".join(changes)
+
+    state = memory(shapes[0], 1.0, True).state
+    if state > limit:
+        return (
+            f"weights, gradients and optimiser alone are {state / 1024**3:,.1f} GiB, and one device drives a run: "
+            "take one with more memory",
+        )
+    on = config.gradient_checkpointing
+    checkpoint = f"{knobs.stage}.optimiser.gradient_checkpointing: true (about a third more time)"
     found = []
-    checkpoint = f"{knobs.stage}.optimiser.gradient_checkpointing: true"
-    off = not config.gradient_checkpointing
-    if off and memory(checkpointing=True).total <= limit:
-        found.append(f"{checkpoint} (about a third more time)")
-    name, value = knobs.by_objective.get(worst.objective, knobs.otherwise)
-    for kept in (False, True) if off else (True,):
-        smaller = value // 2
-        while smaller and memory(smaller / value, checkpointing=kept).total > limit:
-            smaller //= 2
-        if smaller:
-            found.append(f"{name}: {smaller} (now {value})" + (f" with {checkpoint}" if kept and off else ""))
-            if not kept or not off:
-                break
-    return tuple(found) or (
-        "no batch is small enough: shard over several devices, or take one with more memory",
-    )
+    if not on and (also := smaller(True)) is not None:
+        found.append(f"{checkpoint} and {also}" if also else checkpoint)
+    if alone := smaller(on):
+        found.append(alone)
+    return tuple(found) or ("no batch is small enough: take a device with more memory",)

@@ -11,6 +11,8 @@ from training.plan.estimate import RunPlan, StagePlan
 from training.plan.memory import RESERVE
 
 _GIB = 1024**3
+# Epochs beyond which repeated text teaches nothing (Muennighoff et al. 2023, arXiv 2305.16264).
+_WORTHLESS = 40
 
 
 def show_plan(plan: RunPlan, console: Console) -> None:
@@ -35,6 +37,9 @@ def show_plan(plan: RunPlan, console: Console) -> None:
     for stage in plan.stages:
         for remedy in stage.remedies:
             console.print(Text(f"{stage.name} does not fit; remedy: {remedy}", style="red"), soft_wrap=True)
+    if (epochs := plan.stages[0].epochs) > _WORTHLESS:
+        said = f"the budget reads the corpora {epochs:,.0f} times; lower pretrain.optimiser.tokens, or bring more data"
+        console.print(Text(said, style="yellow"), soft_wrap=True)
     console.print(
         f"in all {_time(plan.seconds)} of training; mining, evaluation and export come on top. "
         f"Run folder: up to {_size(plan.disk)}.",
@@ -75,6 +80,7 @@ def _rows(plan: RunPlan) -> list[tuple[str, list[str | Text]]]:
         ("arithmetic", of(lambda s: f"{s.flops:.2e} FLOP")),
         ("tokens/s", of(lambda s: f"{s.tokens / s.seconds:,.0f}")),
         ("time", of(lambda s: _time(s.seconds))),
+        ("largest step", of(lambda s: f"{s.largest.objective} {s.largest.padded:,.0f}".strip())),
         ("weights (fp32)", of(lambda s: _size(s.memory.weights))),
         ("half copies", of(lambda s: _size(s.memory.copies))),
         ("gradients", of(lambda s: _size(s.memory.gradients))),
