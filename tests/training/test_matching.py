@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
+from support.streams import by_letters
 from torch import Tensor
 
 from model_repo.encoding import PairEncoder
@@ -41,11 +41,6 @@ DOCUMENTS = [
     Document("icp", "1", (asks("heating"), *GAS, *OIL)),
     Document("dke", "sun", SUN),
 ]
-
-
-def by_letters(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    counts = np.array([[text.count(chr(97 + n)) + 0.01 for n in range(26)] for text in texts])
-    return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float32)
 
 
 def pool_of(

@@ -112,9 +112,9 @@ def pretrain(shop: Workshop) -> None:
         title="continual pre-training",
         journal=shop.folder.journal("pretrain"),
     )
-    shop.folder.finish("pretrain", {"curve": curve}, model)
     if isinstance(model, RelevanceGlm):
         save_glm(model.glm, shop.family.tokenizer, shop.folder.root / "checkpoint")
+    shop.folder.finish("pretrain", {"curve": curve}, model)
 
 
 def fine_tune(shop: Workshop, name: str) -> None:
