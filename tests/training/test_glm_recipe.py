@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.data import short_sample
+from support.tiny import tiny_checkpoint
 
 from training.config import RunConfig, load_config
 from training.models.glm.folder import open_glm
@@ -21,13 +22,13 @@ dropout: 0.1
 sft_alone: false
 render: {max_tokens: 64, query_budget: 12, role_budgets: {title: 8, keywords: 8, category: 6, body: 8}}
 pretrain:
-  optimiser: {tokens: 4000, learning_rate: 1.0e-3, schedule: cosine, final_share: 0.1, betas: [0.9, 0.95]}
+  optimiser: {tokens: 2500, learning_rate: 1.0e-3, schedule: cosine, final_share: 0.1, betas: [0.9, 0.95]}
   batch_tokens: 1024
   max_document_tokens: 64
   weights: {dke: 1.0, rcd: 1.0, icp: 0.0}
   objectives: {language: 1.0, contrast: 1.0}
   blank: {token: 0.4, segment: 0.3, document: 0.3}
-sft: {optimiser: {tokens: 5000, learning_rate: 1.0e-3}, evaluations: 2, dev_pairs: 200, targets: binary}
+sft: {optimiser: {tokens: 3000, learning_rate: 1.0e-3}, evaluations: 2, dev_pairs: 200, targets: binary}
 """
 
 
@@ -46,10 +47,13 @@ def config(data: Path) -> RunConfig:
 def finished(data: Path, config: RunConfig) -> Path:
     """A run folder with every stage up to the evaluation."""
     out = data.parent / "out"
-    shop = open_workshop(config, data, out)
-    pretrain(shop)
-    fine_tune(shop, RECIPE)
-    trained, _ = evaluate(shop)
+    small = tiny_checkpoint(data.parent / "embedder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.models.embedding.minilm_path", lambda: small)
+        shop = open_workshop(config, data, out)
+        pretrain(shop)
+        fine_tune(shop, RECIPE)
+        trained, _ = evaluate(shop)
     assert trained.model.training is False
     return out
 
