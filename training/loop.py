@@ -49,6 +49,9 @@ class _Run:
 
     seen: int = 0
     points: list[dict[str, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """Of the steps since the last point."""
+    rate: float = 0.0
 
 
 def train(
@@ -64,8 +67,8 @@ def train(
     """Train in place until `config.tokens` real tokens were seen; return the curve.
 
     Each point has `tokens`, `loss` (mean since the last point), `learning_rate`, `tokens_per_s` and `mfu`.
-    With a journal a killed run goes on with the identical next batch. Raises DivergedError when the loss is
-    not finite.
+    With a journal a killed run goes on with the identical next batch; whoever keeps the result removes the
+    checkpoint then. Raises DivergedError when the loss is not finite.
     """
     accelerator = Accelerator(mixed_precision=config.precision)
     if config.gradient_checkpointing:
@@ -101,8 +104,6 @@ def train(
                 _save(journal, model, optimiser, stream, run)
                 saved = time.monotonic()
                 pause = max(journal.every_s, _SHARE_OF_SAVING * (saved - start))
-    if journal:
-        journal.checkpoint.unlink(missing_ok=True)
     return run.points
 
 
@@ -116,6 +117,8 @@ def _save(journal: Journal, model: RelevanceModel, optimiser: Any, stream: Strea
         "torch": torch.get_rng_state(),
         "seen": run.seen,
         "points": run.points,
+        "losses": run.losses,
+        "rate": run.rate,
     }
     with scratch.open("wb") as file:
         torch.save(state, file)
@@ -132,7 +135,7 @@ def _resume(journal: Journal | None, model: RelevanceModel, optimiser: Any, stre
     optimiser.load_state_dict(state["optimiser"])
     stream.restore(state["stream"])
     torch.set_rng_state(state["torch"])
-    return _Run(state["seen"], state["points"])
+    return _Run(state["seen"], state["points"], state["losses"], state["rate"])
 
 
 def _optimiser(model: RelevanceModel, config: OptimiserConfig) -> torch.optim.AdamW:
@@ -178,15 +181,13 @@ class _Curve:
     ) -> None:
         self._run, self._every, self._events = run, 10, events
         self._speed = Speedometer(model, precision=config.precision)
-        self._losses: list[float] = []
-        self._rate = 0.0
         self._writer: Any = None
 
     def __enter__(self) -> _Curve:
         if self._events:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._events), purge_step=self._run.seen)
+            self._writer = SummaryWriter(str(self._events), purge_step=self._run.seen + 1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -195,20 +196,20 @@ class _Curve:
             self._writer.close()
 
     def add(self, batch: Batch, loss: float, rate: float) -> None:
-        self._losses.append(loss)
-        self._rate = rate
+        self._run.losses.append(loss)
+        self._run.rate = rate
         self._speed.add(batch.tokens)
-        if len(self._losses) >= self._every:
+        if len(self._run.losses) >= self._every:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._losses:
+        if not self._run.losses:
             return
         speed, mfu = self._speed.read()
         point = {
             "tokens": self._run.seen,
-            "loss": sum(self._losses) / len(self._losses),
-            "learning_rate": self._rate,
+            "loss": sum(self._run.losses) / len(self._run.losses),
+            "learning_rate": self._run.rate,
             "tokens_per_s": speed,
             "mfu": mfu,
         }
@@ -216,7 +217,7 @@ class _Curve:
         if self._writer:
             for name in ("loss", "learning_rate", "tokens_per_s", "mfu"):
                 self._writer.add_scalar(name, point[name], self._run.seen)
-        self._losses = []
+        self._run.losses = []
 
 
 @contextmanager

@@ -39,7 +39,8 @@ def matmul_peak(device: str, precision: str) -> float:
     """FLOP/s of the best of a few square products in the training precision; about a fifth of a second."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     size = 8192 if device.startswith("cuda") else 1024
-    left = torch.randn(size, size, device=device).to(dtype)
+    # A generator of its own: measured once a process, it must not move the random state of the training.
+    left = torch.randn(size, size, device=device, generator=torch.Generator(device)).to(dtype)
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()

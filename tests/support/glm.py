@@ -65,7 +65,7 @@ def tiny_glm(*, seed: int = 0, **changes: Any) -> GLMModel:
         "num_layers": 2,
         "hidden_size": 16,
         "num_attention_heads": 2,
-        "max_sequence_length": 64,
+        "max_sequence_length": 128,
         "vocab_size": 128,
         "embedding_dropout_prob": 0.0,
         "attention_dropout_prob": 0.0,

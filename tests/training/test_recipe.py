@@ -1,4 +1,4 @@
-"""Targets, configs, and the whole recipe at a tiny size, interrupted and resumed."""
+"""Configs, and the whole recipe at a tiny size, interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from support.tiny import tiny_checkpoint
 from model_repo.repository import Repository
 from training.cli import main
 from training.config import ConfigError, load_config
-from training.data.dataset import LabelScale
-from training.stages.sft import graded_target
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 TINY = """
@@ -23,13 +21,6 @@ render: {max_tokens: 64, query_budget: 12, role_budgets: {title: 8, keywords: 8,
 pretrain: {optimiser: {tokens: 3000}, batch_tokens: 1024, max_document_tokens: 64}
 sft: {optimiser: {tokens: 6000}}
 """
-
-
-def test_graded_targets_stay_on_their_side_of_one_half() -> None:
-    graded = LabelScale(scale=(0, 3), relevant_from=2)
-    assert [graded_target(label, graded) for label in range(4)] == [0.0, 0.25, 0.75, 1.0]
-    binary = LabelScale(scale=(0, 1), relevant_from=1)
-    assert [graded_target(label, binary) for label in range(2)] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

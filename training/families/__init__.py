@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from training.config import RunConfig
+from model_repo.encoding import PairEncoder
+from training.config import ConfigError, RenderConfig, RunConfig
+from training.data.dataset import Dataset
 from training.families.base import Family
 from training.families.encoder import EncoderFamily
 from training.families.glm import GlmFamily
 
-__all__ = ["Family", "open_family"]
+__all__ = ["Family", "open_family", "pair_encoder"]
 
 
 def open_family(config: RunConfig) -> Family:
@@ -15,3 +17,11 @@ def open_family(config: RunConfig) -> Family:
     if config.family == "glm":
         return GlmFamily(config.start, label_words=config.label_words)
     return EncoderFamily(config.start, cosine=config.start_from_cosine)
+
+
+def pair_encoder(family: Family, dataset: Dataset, render: RenderConfig) -> PairEncoder:
+    """How pairs of this data set become tokens. Raises ConfigError when the budgets do not fit."""
+    try:
+        return PairEncoder(family.spec(dataset, render), family.tokenizer)
+    except ValueError as error:
+        raise ConfigError(f"render: {error}; raise max_tokens or lower budgets") from error

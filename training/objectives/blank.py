@@ -186,6 +186,8 @@ def draw_tokens(row: Row, config: BlankConfig, rng: np.random.Generator) -> list
         lengths.append(length)
     if not lengths:
         lengths = [max(1, min(room, 1))]
+    # The span that reaches the rate is longer than the rest on average: in the order of drawing it would stand last.
+    rng.shuffle(lengths)
     free = room - sum(lengths) - (len(lengths) - 1)
     # Stars and bars: `free` kept tokens fall uniformly into the gaps before, between and behind the spans.
     bars = np.sort(rng.choice(free + len(lengths), size=len(lengths), replace=False))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from model_repo.encoding import PairEncoder
-from training.config import ConfigError, OptimiserConfig, RunConfig
+from training.config import OptimiserConfig, RunConfig
 from training.data.dataset import Dataset, load_dataset
-from training.families import Family
+from training.families import Family, pair_encoder
 from training.models.embedding import Embedder
 from training.plan.anatomy import Anatomy
 from training.plan.arithmetic import step_flops
@@ -101,7 +101,7 @@ def plan_run(
     stages = [config.pretrain.optimiser, config.sft.optimiser]
     target = open_machine(machine or config.machine or HERE, {stage.precision for stage in stages})
     dataset = load_dataset(data, strict=False)
-    encoder = _encoder(config, dataset, start.family)
+    encoder = pair_encoder(start.family, dataset, config.render)
     anatomy = anatomy_of(config, start.family, segments=encoder.spec.segment_count)
     embed, embedder, said = open_filter(config.pretrain.icp.embedder)
     share = target.mfu(anatomy.hidden) if mfu is None else mfu
@@ -125,13 +125,6 @@ def plan_run(
         ),
         disk=_disk(config, anatomy),
     )
-
-
-def _encoder(config: RunConfig, dataset: Dataset, family: Family) -> PairEncoder:
-    try:
-        return PairEncoder(family.spec(dataset, config.render), family.tokenizer)
-    except ValueError as error:
-        raise ConfigError(f"render: {error}; raise max_tokens or lower budgets") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,13 @@ class RunFolder:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def finish(self, stage: str, result: Any, model: RelevanceModel | None = None) -> None:
-        """Record a stage as done; weights first, so that a record always has them."""
+        """Record a stage as done: weights first, so that a record always has them; its checkpoint goes last."""
         if model is not None:
             scratch = self.root / f".{stage}.pt"
             torch.save(model.state_dict(), scratch)
             scratch.replace(self.root / f"{stage}.pt")
         replace_text(self.root / f"{stage}.json", json.dumps(result, indent=1) + "\n")
+        self.journal(stage).checkpoint.unlink(missing_ok=True)
 
     def journal(self, stage: str) -> Journal:
         """Where a killed stage finds its last state, and TensorBoard its curve."""

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from model_repo.encoding import PairEncoder
 from training.config import PretrainConfig, RenderConfig, read_yaml
 from training.corpus.dke import DkeConfig, build_dke
 from training.corpus.document import CorpusReport
 from training.data.dataset import load_dataset
+from training.families import pair_encoder
 from training.families.glm import GlmFamily
 from training.loop import train
 from training.models.base import to_tensors
@@ -72,7 +72,7 @@ def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) 
 
 def _rows(path: Path, family: GlmFamily, config: BaseRunConfig) -> list[Row]:
     dataset = load_dataset(path, strict=False)
-    encoder = PairEncoder(family.spec(dataset, RenderConfig()), family.tokenizer)
+    encoder = pair_encoder(family, dataset, RenderConfig())
     fields_only = DkeConfig(**config.pretrain.dke.model_dump() | {"max_queries": 0})
     documents = list(CorpusReport().documents(build_dke(dataset, fields_only, seed=config.seed)))
     rows = family.rows(documents, encoder, max_tokens=config.pretrain.max_document_tokens)

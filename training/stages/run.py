@@ -20,7 +20,7 @@ from training.data.dataset import Dataset, load_dataset
 from training.evaluation.calibrate import fit_calibration
 from training.evaluation.scores import SplitScores
 from training.export.exporter import Trained, export_bundle
-from training.families import Family, open_family
+from training.families import Family, open_family, pair_encoder
 from training.loop import train
 from training.models.base import RelevanceModel
 from training.models.embedding import MINILM, MiniLmEmbedder, open_embedder
@@ -60,7 +60,7 @@ def open_workshop(config: RunConfig, data: Path | Dataset, out: Path) -> Worksho
     """Read the data set leniently (drops are counted in the report) and prepare the rendering."""
     dataset = data if isinstance(data, Dataset) else load_dataset(data, strict=False)
     family = open_family(config)
-    encoder = PairEncoder(family.spec(dataset, config.render), family.tokenizer)
+    encoder = pair_encoder(family, dataset, config.render)
     source = PairSource(dataset, encoder)
     return Workshop(config, dataset, family, encoder, source, MiniLmEmbedder(), RunFolder(out, config))
 
@@ -129,9 +129,9 @@ def pretrain(shop: Workshop) -> None:
         title="continual pre-training",
         journal=shop.folder.journal("pretrain"),
     )
-    shop.folder.finish("pretrain", {"curve": curve}, model)
     if isinstance(model, RelevanceGlm):
         save_glm(model.glm, shop.family.tokenizer, shop.folder.root / "checkpoint")
+    shop.folder.finish("pretrain", {"curve": curve}, model)
 
 
 def fine_tune_all(shop: Workshop) -> None:
