@@ -29,6 +29,24 @@ CONFIG = PretrainConfig.model_validate(
 )
 
 
+class _Slow:
+    """A watch that gives the test time to kill; it counts its steps, so that a resumed run shows them."""
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s, self.steps = step_s, 0
+
+    def __call__(self, model: RelevanceModel, tokens: int) -> bool:
+        time.sleep(self._step_s)
+        self.steps += 1
+        return False
+
+    def state(self) -> int:
+        return self.steps
+
+    def restore(self, state: int) -> None:
+        self.steps = state
+
+
 def pretrain_tiny(folder: Path, *, step_s: float = 0.0) -> tuple[RelevanceModel, list[dict[str, float]]]:
     """Train with dropout and all objectives, or go on where a killed process was; `step_s` slows each step."""
     torch.manual_seed(0)
@@ -37,12 +55,14 @@ def pretrain_tiny(folder: Path, *, step_s: float = 0.0) -> tuple[RelevanceModel,
     model = family.model(segments=encoder.spec.segment_count, dropout=0.1)
     journal = Journal(folder / "stage.checkpoint", folder / "events", every_s=5 * step_s)
 
-    def wait(model: RelevanceModel, tokens: int) -> bool:
-        time.sleep(step_s)
-        return False
-
     curve = train(
-        model, stream, pretraining_loss(CONFIG), CONFIG.optimiser, title="tiny", journal=journal, watch=wait
+        model,
+        stream,
+        pretraining_loss(CONFIG),
+        CONFIG.optimiser,
+        title="tiny",
+        journal=journal,
+        watch=_Slow(step_s),
     )
     return model, curve
 

@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from training.config import OptimiserConfig
 from training.loop import Journal, train
+from training.loop.speed import Speedometer, matmul_peak
 from training.models.base import RelevanceModel
 from training.models.encoder import RelevanceEncoder
 from training.models.glm.relevance import RelevanceGlm
-from training.speed import Speedometer, matmul_peak
 from training.streams import Batch
 
 

@@ -42,7 +42,7 @@ def _environment() -> dict[str, str]:
 
 def _seen(folder: Path) -> int:
     path = folder / "stage.checkpoint"
-    return int(torch.load(path, weights_only=True)["seen"]) if path.exists() else 0
+    return int(torch.load(path, weights_only=True)["position"]["seen"]) if path.exists() else 0
 
 
 def test_a_killed_training_ends_with_the_weights_and_the_curve_of_an_undisturbed_one(

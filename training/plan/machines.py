@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from training.config import ConfigError
-from training.speed import matmul_peak
+from training.loop.speed import matmul_peak
 
 HERE = "this-machine"
 _GIB = 1024**3

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from training.rendering import PairSource
 class EarlyStop:
     """A `Watch` for the loop: AUC on the first whole queries of dev, `evaluations` times a run.
 
-    `history` holds (tokens, AUC). Not part of checkpoints: a resumed run starts its patience anew.
+    `history` holds (tokens, AUC).
     """
 
     def __init__(
@@ -53,6 +54,13 @@ class EarlyStop:
         """Put the best weights back."""
         if self._best is not None:
             model.load_state_dict(self._best)
+
+    def state(self) -> dict[str, Any]:
+        return {"next": self._next, "best": self._best, "behind": self._behind, "history": self.history}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._next, self._best, self._behind = state["next"], state["best"], state["behind"]
+        self.history = state["history"]
 
     def _auc(self, model: RelevanceModel) -> float:
         scores = predict(model, self._encoded, pad_id=self._pad, title="dev")

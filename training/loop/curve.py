@@ -1,0 +1,88 @@
+"""The curve of a training run: kept for the report, shown in TensorBoard, told on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from training.config import OptimiserConfig
+from training.loop.journal import Position
+from training.loop.speed import Speedometer
+from training.models.base import RelevanceModel
+from training.streams import Batch
+
+
+class Curve:
+    """Means over windows of steps, kept for the report and shown in TensorBoard."""
+
+    def __init__(
+        self, run: Position, model: RelevanceModel, config: OptimiserConfig, events: Path | None
+    ) -> None:
+        self._run, self._every, self._events = run, 10, events
+        self._speed = Speedometer(model, precision=config.precision)
+        self._writer: Any = None
+
+    def __enter__(self) -> Curve:
+        if self._events:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._events), purge_step=self._run.seen + 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        if self._writer:
+            self._writer.close()
+
+    def add(self, batch: Batch, loss: float, rate: float) -> None:
+        self._run.losses.append(loss)
+        self._run.rate = rate
+        self._speed.add(batch.tokens)
+        if len(self._run.losses) >= self._every:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._run.losses:
+            return
+        speed, mfu = self._speed.read()
+        point = {
+            "tokens": self._run.seen,
+            "loss": sum(self._run.losses) / len(self._run.losses),
+            "learning_rate": self._run.rate,
+            "tokens_per_s": speed,
+            "mfu": mfu,
+        }
+        self._run.points.append(point)
+        if self._writer:
+            for name in ("loss", "learning_rate", "tokens_per_s", "mfu"):
+                self._writer.add_scalar(name, point[name], self._run.seen)
+        self._run.losses = []
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int, float], None]]:
+    """Yield what reports (tokens done, loss): a bar on a terminal, a line every tenth in a log."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=total, loss=float("nan"))
+        tenths = 0
+
+        def report(done: int, loss: float) -> None:
+            nonlocal tenths
+            bar.update(task, completed=done, loss=loss)
+            if not bar.console.is_terminal and 10 * done // total > tenths:
+                tenths = 10 * done // total
+                print(f"{title}: {done:,} of {total:,} tokens, loss {loss:.3f}", flush=True)
+
+        yield report
