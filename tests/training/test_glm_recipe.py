@@ -52,7 +52,7 @@ def finished(data: Path, config: RunConfig) -> Path:
         patch.setattr("training.models.embedding.minilm_path", lambda: small)
         shop = open_workshop(config, data, out)
         pretrain(shop)
-        fine_tune(shop, RECIPE)
+        fine_tune(shop, RECIPE, start=shop.folder)
         trained, _ = evaluate(shop)
     assert trained.model.training is False
     return out
@@ -85,7 +85,7 @@ def test_finished_stages_are_not_repeated(finished: Path, config: RunConfig, dat
     before = {path.name: path.stat().st_mtime_ns for path in finished.glob("*.pt")}
     shop = open_workshop(config, data, finished)
     pretrain(shop)
-    fine_tune(shop, RECIPE)
+    fine_tune(shop, RECIPE, start=shop.folder)
     assert {path.name: path.stat().st_mtime_ns for path in finished.glob("*.pt")} == before
     assert set(before) == {"pretrain.pt", f"{RECIPE}.pt"}
     assert SFT_ALONE not in before

@@ -33,6 +33,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         process.kill()
     assert process.wait() == -signal.SIGKILL
+    time.sleep(1.1)  # event files are named, and read, by the second
     return folder
 
 
