@@ -31,14 +31,16 @@ NAMED = ("glm-tiny", "glm-small")
 class GlmFamily:
     """`start` is a checkpoint folder, or glm-tiny or glm-small for fresh weights on MiniLM's vocabulary."""
 
-    def __init__(self, start: str | None, *, label_words: tuple[str, str]) -> None:
-        """Raises ConfigError when a label word is no single token."""
+    def __init__(
+        self, start: str | None, *, label_words: tuple[str, str], tokenizer: Tokenizer | None = None
+    ) -> None:
+        """`tokenizer` replaces MiniLM's for fresh weights. Raises ConfigError when a label word is no single token."""
         self._start = start or "glm-small"
         self.start_weights = self._start
-        fresh = self._start in NAMED
-        self.tokenizer = (
-            bert_tokenizer(load_tokenizer(minilm_path())) if fresh else load_glm_tokenizer(Path(self._start))
-        )
+        if self._start in NAMED:
+            self.tokenizer = tokenizer or bert_tokenizer(load_tokenizer(minilm_path()))
+        else:
+            self.tokenizer = load_glm_tokenizer(Path(self._start))
         self._special = glm_specials(self.tokenizer)
         self._yes, self._no = (_single_token(self.tokenizer, word) for word in label_words)
 
@@ -82,7 +84,7 @@ class GlmFamily:
 
 
 def fresh_glm(size: str, tokenizer: Tokenizer, *, segments: int, dropout: float) -> GLMModel:
-    """Random weights under MiniLM's word embeddings where the widths agree: a vocabulary need not be learnt anew."""
+    """Random weights, but for the words that MiniLM knows where the widths agree: those need not be learnt anew."""
     from safetensors.torch import load_file
 
     config = named_config(
@@ -96,8 +98,11 @@ def fresh_glm(size: str, tokenizer: Tokenizer, *, segments: int, dropout: float)
     model = GLMModel(config)
     words = load_file(minilm_path() / "model.safetensors")["embeddings.word_embeddings.weight"]
     if words.shape[1] == config.hidden_size:
+        known = load_tokenizer(minilm_path()).get_vocab()
+        shared = [(place, known[word]) for word, place in tokenizer.get_vocab().items() if word in known]
+        here, there = torch.tensor(shared).T
         with torch.no_grad():
-            model.word_embeddings.weight[: len(words)] = words
+            model.word_embeddings.weight[here] = words[there]
     return model
 
 

@@ -9,17 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Tokenizer
 
 from training.config import PretrainConfig, RenderConfig, read_yaml
 from training.corpus.dke import DkeConfig, build_dke
 from training.corpus.document import CorpusReport
-from training.data.dataset import load_dataset
+from training.data.dataset import Dataset, load_dataset
 from training.families import pair_encoder
 from training.families.glm import GlmFamily
 from training.loop import train
 from training.models.base import to_tensors
 from training.models.glm.folder import save_glm
+from training.models.glm.vocabulary import train_tokenizer
 from training.objectives.rows import Row
 from training.stages.artifacts import RunFolder
 from training.streams import Batch, Packer
@@ -31,6 +33,9 @@ class BaseRunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: Literal["glm-tiny", "glm-small"] = "glm-small"
+    vocabulary: Literal["minilm", "catalogue"] = "minilm"
+    """catalogue: a WordPiece vocabulary learnt from the texts. Words that MiniLM knows start from it either way."""
+    vocabulary_size: int = Field(default=8192, ge=256)
     seed: int = 0
     pretrain: PretrainConfig
     """Of the objectives only blank infilling, and of the corpora only the items' own fields are used."""
@@ -46,11 +51,12 @@ def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) 
 
     The state of the run lies in `out/run`. Raises DataError for a catalogue that cannot be read.
     """
-    family = GlmFamily(config.size, label_words=("yes", "no"))
     folder = RunFolder(out / "run", config)
     if folder.result("base") is not None:
         return out
-    rows = [row for path in catalogues for row in _rows(path, family, config)]
+    datasets = [load_dataset(path, strict=False) for path in catalogues]
+    family = GlmFamily(config.size, label_words=("yes", "no"), tokenizer=_tokenizer(config, datasets))
+    rows = [row for dataset in datasets for row in _rows(dataset, family, config)]
     # Segment ids mean something else in every catalogue, so the base has no table for them.
     torch.manual_seed(config.seed)
     model = family.model(segments=0, dropout=0.0)
@@ -70,8 +76,15 @@ def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) 
     return out
 
 
-def _rows(path: Path, family: GlmFamily, config: BaseRunConfig) -> list[Row]:
-    dataset = load_dataset(path, strict=False)
+def _tokenizer(config: BaseRunConfig, datasets: Sequence[Dataset]) -> Tokenizer | None:
+    """None: MiniLM's."""
+    if config.vocabulary == "minilm":
+        return None
+    texts = [dataset.item_text(item_id) for dataset in datasets for item_id in dataset.items]
+    return train_tokenizer(texts, vocab_size=config.vocabulary_size)
+
+
+def _rows(dataset: Dataset, family: GlmFamily, config: BaseRunConfig) -> list[Row]:
     encoder = pair_encoder(family, dataset, RenderConfig())
     fields_only = DkeConfig(**config.pretrain.dke.model_dump() | {"max_queries": 0})
     documents = list(CorpusReport().documents(build_dke(dataset, fields_only, seed=config.seed)))

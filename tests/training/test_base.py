@@ -1,0 +1,78 @@
+"""A base GLM from a catalogue: resumable, loadable, with a vocabulary of its own where asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.data import short_sample
+
+from training.cli import main
+from training.config import ConfigError
+from training.families.glm import GlmFamily
+from training.models.checkpoint import load_tokenizer, minilm_path
+from training.models.glm.folder import open_glm
+from training.stages import base
+from training.stages.base import load_base_config
+
+CONFIG = """
+size: glm-tiny
+pretrain: {optimiser: {tokens: 12000, learning_rate: 1.0e-3}, batch_tokens: 512, max_document_tokens: 48}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return short_sample(tmp_path_factory.mktemp("base") / "data")
+
+
+def _base(folder: Path, data: Path, config: str = CONFIG) -> int:
+    (folder / "base.yaml").write_text(config)
+    arguments = ["base", "--config", str(folder / "base.yaml"), "--data", str(data), "--data", str(data)]
+    return main([*arguments, "--out", str(folder / "glm")])
+
+
+def test_the_folder_loads_and_a_second_start_trains_nothing(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _base(tmp_path, data) == 0
+    model, tokenizer = open_glm(tmp_path / "glm", segment_count=5)
+    assert model.config.hidden_size == 32
+    assert tokenizer.token_to_id("<|startofpiece|>") == 30522
+    curve = json.loads((tmp_path / "glm" / "run" / "base.json").read_text())["curve"]
+    assert curve[-1]["tokens"] >= 12000
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    monkeypatch.setattr(base, "train", None)
+    assert _base(tmp_path, data) == 0
+
+
+def test_a_catalogue_vocabulary_holds_the_label_words_and_is_what_the_model_reads(
+    tmp_path: Path, data: Path
+) -> None:
+    assert _base(tmp_path, data, CONFIG + "vocabulary: catalogue\nvocabulary_size: 600\n") == 0
+    model, tokenizer = open_glm(tmp_path / "glm")
+    assert tokenizer.get_vocab_size() <= model.config.vocab_size < 1000
+    assert len(tokenizer.encode("yes", add_special_tokens=False).ids) == 1
+
+
+def test_fresh_words_start_from_minilm_by_name() -> None:
+    family = GlmFamily("glm-small", label_words=("yes", "no"))
+    model = family.model(segments=4, dropout=0.0)
+    words = load_file(minilm_path() / "model.safetensors")["embeddings.word_embeddings.weight"]
+    here = family.tokenizer.token_to_id("electricity")
+    there = load_tokenizer(minilm_path()).token_to_id("electricity")
+    assert torch.equal(model.glm.word_embeddings.weight[here].detach(), words[there])
+
+
+def test_a_wrong_base_config_names_the_field(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("size: glm-9b\npretrain: {optimiser: {tokens: 1}}")
+    with pytest.raises(ConfigError, match=r"base.yaml: size"):
+        load_base_config(tmp_path / "base.yaml")
+
+
+def test_the_shipped_base_config_is_valid() -> None:
+    path = Path(__file__).parents[2] / "training" / "configs" / "base" / "glm-small.yaml"
+    assert load_base_config(path).size == "glm-small"
