@@ -67,7 +67,7 @@ class PretrainConfig(_Strict):
     max_document_tokens: int = 128
     weights: dict[str, float] = {"dke": 1.0, "icp": 1.0, "rcd": 1.0}
     """How often a batch comes from each corpus; zero switches its builder off."""
-    objectives: dict[str, float] = {"language": 1.0}
+    objectives: dict[str, float] = {"contrast": 1.0, "joint": 1.0}
     """How often a batch is read by each objective: language (masked LM or blank infilling), contrast, joint."""
     dke: DkeConfig = DkeConfig()
     icp: IcpConfig = IcpConfig()

@@ -28,6 +28,7 @@ RUN = {
         "optimiser": {"tokens": 2000},
         "batch_tokens": 1024,
         "weights": {"dke": 1, "icp": 0, "rcd": 1},
+        "objectives": {"language": 1},
     },
     "sft": {"optimiser": {"tokens": 2500}},
 }

@@ -18,7 +18,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.ya
 TINY = """
 bundle: tiny
 render: {max_tokens: 64, query_budget: 12, role_budgets: {title: 8, keywords: 8, category: 6, body: 8}}
-pretrain: {optimiser: {tokens: 3000}, batch_tokens: 1024, max_document_tokens: 64}
+pretrain: {optimiser: {tokens: 3000}, batch_tokens: 1024, max_document_tokens: 64, objectives: {language: 1}}
 sft: {optimiser: {tokens: 6000}}
 """
 

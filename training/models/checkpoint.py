@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -20,6 +21,15 @@ def load_tokenizer(start: Path) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def quiet_transformers() -> None:
+    """No bars and load reports: what a checkpoint lacks is checked by name, by us."""
+    from transformers.utils import logging
+
+    untyped: Any = logging
+    untyped.set_verbosity_error()
+    untyped.disable_progress_bar()
 
 
 def special_id(tokenizer: Tokenizer, token: str) -> int:

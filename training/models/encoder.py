@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
-from transformers.utils import logging as transformers_logging
 
 from model_repo.spec import FIRST_FIELD_SEGMENT, QUERY_SEGMENT
 from training.models.base import RelevanceModel, masked_mean
+from training.models.checkpoint import quiet_transformers
 
 COSINE_EPS = 1e-8
 # A cosine lies in [-1, 1]; times 10 it spans what a cross-entropy needs, and 0.4 is where
@@ -35,9 +35,7 @@ class RelevanceEncoder(RelevanceModel):
     def __init__(self, start: Path, *, segments: int, dropout: float, cosine: bool = True) -> None:
         """`segments`: rows of the segment table, `RenderSpec.segment_count`. `cosine` off: it starts at zero."""
         super().__init__()
-        quiet: Any = transformers_logging
-        quiet.set_verbosity_error()
-        quiet.disable_progress_bar()
+        quiet_transformers()
         self.masked_lm: Any = AutoModelForMaskedLM.from_pretrained(
             start, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, dtype=torch.float32
         )

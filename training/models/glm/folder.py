@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from training.models.checkpoint import quiet_transformers
 from training.models.glm.config import GLMConfig
 from training.models.glm.model import GLMModel
 from training.models.glm.vocabulary import load_glm_tokenizer
@@ -25,6 +26,7 @@ def load_glm(folder: Path, *, segment_count: int = 0, dropout: float = 0.0, **ch
     Raises CheckpointError for a missing or unreadable folder, and for weights that are absent, unknown or
     of another shape: each by name.
     """
+    quiet_transformers()
     try:
         config = GLMConfig.from_pretrained(
             folder,
@@ -58,6 +60,7 @@ def load_glm(folder: Path, *, segment_count: int = 0, dropout: float = 0.0, **ch
 
 def save_glm(model: GLMModel, tokenizer: Tokenizer, folder: Path) -> None:
     """Write config.json, model.safetensors and tokenizer.json; `load_glm` reads them back bit by bit."""
+    quiet_transformers()
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
