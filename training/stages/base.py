@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Tokenizer
+from transformers import AutoModel
 
 from training.config import PretrainConfig, RenderConfig, read_yaml
 from training.corpus.dke import DkeConfig, build_dke
@@ -20,11 +21,16 @@ from training.families import pair_encoder
 from training.families.glm import GlmFamily
 from training.loop import train
 from training.models.base import to_tensors
+from training.models.checkpoint import minilm_path, quiet_transformers
 from training.models.glm.folder import save_glm
+from training.models.glm.model import GLMModel
+from training.models.glm.transplant import transplant
 from training.models.glm.vocabulary import train_tokenizer
 from training.objectives.rows import Row
 from training.stages.artifacts import RunFolder
 from training.streams import Batch, Packer
+
+_SAMPLE = 64
 
 
 class BaseRunConfig(BaseModel):
@@ -36,9 +42,17 @@ class BaseRunConfig(BaseModel):
     vocabulary: Literal["minilm", "catalogue"] = "minilm"
     """catalogue: a WordPiece vocabulary learnt from the texts. Words that MiniLM knows start from it either way."""
     vocabulary_size: int = Field(default=8192, ge=256)
+    layers: Literal["minilm", "fresh"] = "fresh"
+    """minilm: layers start from MiniLM's too, which has glm-small's sizes."""
     seed: int = 0
     pretrain: PretrainConfig
     """Of the objectives only blank infilling, and of the corpora only the items' own fields are used."""
+
+    @model_validator(mode="after")
+    def _layers_fit(self) -> Self:
+        if self.layers == "minilm" and (self.size, self.vocabulary) != ("glm-small", "minilm"):
+            raise ValueError("layers: minilm needs size glm-small and vocabulary minilm")
+        return self
 
 
 def load_base_config(path: Path) -> BaseRunConfig:
@@ -60,6 +74,8 @@ def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) 
     # Segment ids mean something else in every catalogue, so the base has no table for them.
     torch.manual_seed(config.seed)
     model = family.model(segments=0, dropout=0.0)
+    if config.layers == "minilm":
+        _start_from_minilm(model.glm, rows)
     stream = _LanguageStream(rows, family, config.pretrain, seed=config.seed)
     curve = train(
         model,
@@ -74,6 +90,12 @@ def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) 
         "base", {"catalogues": [path.name for path in catalogues], "documents": len(rows), "curve": curve}
     )
     return out
+
+
+def _start_from_minilm(glm: GLMModel, rows: Sequence[Row]) -> None:
+    quiet_transformers()
+    bert = AutoModel.from_pretrained(minilm_path(), dtype=torch.float32)
+    transplant(bert, glm, [row.input_ids.tolist() for row in rows[:_SAMPLE]])
 
 
 def _tokenizer(config: BaseRunConfig, datasets: Sequence[Dataset]) -> Tokenizer | None:
