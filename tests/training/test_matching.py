@@ -46,7 +46,7 @@ DOCUMENTS = [
 def pool_of(
     encoder: PairEncoder, documents: Sequence[Document] = DOCUMENTS, *, near: bool = True, **options: int
 ) -> MatchPool:
-    return MatchPool(documents, encoder, MatchingConfig(**options), embed=by_letters if near else None)
+    return MatchPool(documents, encoder, MatchingConfig(**options), vectors=by_letters if near else None)
 
 
 def text(encoder: PairEncoder, ids: Sequence[int]) -> str:

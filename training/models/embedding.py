@@ -19,6 +19,8 @@ from training.data.problems import DataError
 from training.models.checkpoint import load_tokenizer, minilm_path
 
 Embedder = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+ItemVectors = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+"""Item ids -> unit vectors of the items."""
 MINILM = "minilm"
 _MAX_TOKENS = 256
 _BATCH_TOKENS = 8192

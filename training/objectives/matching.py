@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -22,7 +23,7 @@ from model_repo.spec import QUERY_SEGMENT, TEMPLATE_SEGMENT
 from model_repo.text import canonical_text
 from training.corpus.document import QUERY, Document, Segment
 from training.models.base import RelevanceModel
-from training.models.embedding import Embedder
+from training.models.embedding import ItemVectors
 from training.objectives.ranking import listwise_loss
 from training.objectives.rows import IntArray
 
@@ -61,9 +62,9 @@ class MatchPool:
         encoder: PairEncoder,
         config: MatchingConfig,
         *,
-        embed: Embedder | None,
+        vectors: ItemVectors | None,
     ) -> None:
-        """`embed` None: no near negatives, for a contrast alone."""
+        """`vectors` None: no near negatives, for a contrast alone."""
         found = [match for document in documents for match in _matches(document)]
         ids = encoder.tokenise([canonical_text(said) for said, _, _ in found])
         fields = encoder.tokenise_items([{s.name: s.text for s in own} for _, _, own in found])
@@ -74,10 +75,7 @@ class MatchPool:
         self._known = {(match.said, match.of) for match in self.matches} | set(_together(documents))
         self._items: dict[str, Mapping[str, list[int]]] = {m.of: m.fields for m in self.matches}
         self._names = list(self._items)
-        texts = {of: ". ".join(segment.text for segment in own) for _, of, own in found}
-        self._near = (
-            _neighbours([texts[name] for name in self._names], embed, config.neighbours) if embed else None
-        )
+        self._near = _neighbours(vectors(self._names), config.neighbours) if vectors else None
         self._place = {name: place for place, name in enumerate(self._names)}
         self._config, self._encoder = config, encoder
 
@@ -183,12 +181,11 @@ def _single(texts: Sequence[Mapping[str, list[int]]], encoder: PairEncoder) -> d
     return {"input_ids": input_ids, "segment_ids": segment_ids, "lengths": lengths}
 
 
-def _neighbours(texts: Sequence[str], embed: Embedder, count: int) -> IntArray:
-    """Places [n, count] of the most similar other texts; in blocks, so that memory stays n x 1024."""
-    vectors = embed(texts)
-    count = min(count, len(texts) - 1)
-    near = np.zeros((len(texts), count), dtype=np.int64)
-    for start in range(0, len(texts), 1024):
+def _neighbours(vectors: npt.NDArray[np.float32], count: int) -> IntArray:
+    """Places [n, count] of the most similar others; in blocks, so that memory stays n x 1024."""
+    count = min(count, len(vectors) - 1)
+    near = np.zeros((len(vectors), count), dtype=np.int64)
+    for start in range(0, len(vectors), 1024):
         similarity = vectors[start : start + 1024] @ vectors.T
         similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -np.inf
         near[start : start + 1024] = np.argpartition(-similarity, max(count - 1, 0), axis=1)[:, :count]

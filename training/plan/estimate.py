@@ -201,7 +201,7 @@ def _pretraining(
     bench: _Bench, corpora: Corpora, corpus_tokens: int, family: Family, encoder: PairEncoder
 ) -> StagePlan:
     config = bench.config.pretrain
-    stream = MixtureStream(corpora, encoder, family, config, embed=_anywhere, seed=bench.config.seed)
+    stream = MixtureStream(corpora, encoder, family, config, vectors=_anywhere, seed=bench.config.seed)
     knobs: Mapping[str, tuple[str, int]] = {
         "contrast": ("pretrain.matching.contrast_tokens", config.matching.contrast_tokens),
     }

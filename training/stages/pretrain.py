@@ -18,7 +18,7 @@ from training.data.dataset import Dataset
 from training.families import Family
 from training.loop import LossFn
 from training.models.base import RelevanceModel, to_tensors
-from training.models.embedding import Embedder
+from training.models.embedding import Embedder, ItemVectors
 from training.objectives.matching import MatchPool, contrast_loss, joint_loss
 from training.objectives.rows import IntArray, Row
 from training.streams import Batch, Packer
@@ -54,7 +54,7 @@ class MixtureStream:
         family: Family,
         config: PretrainConfig,
         *,
-        embed: Embedder,
+        vectors: ItemVectors,
         seed: int,
     ) -> None:
         """Raises ValueError when no corpus can feed an objective."""
@@ -67,8 +67,8 @@ class MixtureStream:
             if "language" in wanted:
                 self._rows[name] = family.rows(documents, encoder, max_tokens=config.max_document_tokens)
             if wanted & {"contrast", "joint"}:
-                near = embed if "joint" in wanted else None
-                self._pools[name] = MatchPool(documents, encoder, config.matching, embed=near)
+                near = vectors if "joint" in wanted else None
+                self._pools[name] = MatchPool(documents, encoder, config.matching, vectors=near)
         self._sources = self._weighted(wanted)
         self._packers = {source: self._packer(*source) for source in self._sources}
 

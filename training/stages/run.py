@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 
@@ -54,6 +56,10 @@ class Workshop:
         """A model at its start weights; the seed fixes the new ones."""
         torch.manual_seed(self.config.seed)
         return self.family.model(segments=self.encoder.spec.segment_count, dropout=self.config.dropout)
+
+    def item_vectors(self, item_ids: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Items as unit vectors of the start checkpoint's embedding model."""
+        return self.embed([self.dataset.item_text(item_id) for item_id in item_ids])
 
 
 def open_workshop(config: RunConfig, data: Path | Dataset, out: Path) -> Workshop:
@@ -119,7 +125,7 @@ def pretrain(shop: Workshop) -> None:
     corpora = _corpora(shop)
     model = shop.model()
     stream = MixtureStream(
-        corpora, shop.encoder, shop.family, config, embed=shop.embed, seed=shop.config.seed
+        corpora, shop.encoder, shop.family, config, vectors=shop.item_vectors, seed=shop.config.seed
     )
     curve = train(
         model,
