@@ -21,7 +21,7 @@ from training.baselines import score_baseline
 from training.config import RunConfig
 from training.data.dataset import Dataset, load_dataset
 from training.evaluation.scores import SplitScores
-from training.stages.artifacts import RunFolder
+from training.stages.artifacts import RunFolder, code_commit
 from training.stages.evaluate import model_scores
 from training.stages.run import RECIPE, Workshop, fine_tune, open_workshop, pretrain
 
@@ -65,6 +65,7 @@ def _run_cell(grid: AblationConfig, cell: Cell, shop: Workshop, out: Path) -> No
         "seed": cell.seed,
         "label_share": cell.label_share,
         "machine": _machine(),
+        "commit": code_commit(),
         "config": config.model_dump(mode="json"),
     }
     if cell.variant in RECIPES:

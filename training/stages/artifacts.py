@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from model_repo.bundle import replace_text
 from training.config import ConfigError
 from training.loop import Journal
 from training.models.base import RelevanceModel
+
+
+def code_commit() -> str | None:
+    """The commit of the code that runs, where it runs from a checkout."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return git.stdout.strip() or None
 
 
 class RunFolder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from training.models.glm.folder import save_glm
 from training.models.glm.relevance import RelevanceGlm
 from training.rendering import PairSource
 from training.report.render import write_report
-from training.stages.artifacts import RunFolder
+from training.stages.artifacts import RunFolder, code_commit
 from training.stages.early_stop import EarlyStop
 from training.stages.evaluate import baseline_scores, model_scores, summarise
 from training.stages.pretrain import Corpora, MixtureStream, build_corpora, pretraining_loss
@@ -190,11 +189,10 @@ def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
 
 
 def _provenance(shop: Workshop, command: str) -> dict[str, Any]:
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "command": command,
         "seed": shop.config.seed,
-        "commit": git.stdout.strip() or None,
+        "commit": code_commit(),
         "start_weights": shop.family.start_weights,
         "dataset": shop.dataset.card.name,
         "dataset_licence": shop.dataset.card.licence,
