@@ -45,9 +45,9 @@ cells:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_grid_has_the_modules_and_seeds(path: Path) -> None:
+def test_every_shipped_grid_compares_full_with_none_over_seeds(path: Path) -> None:
     grid = load_ablation(path)
-    assert {"full", "-dke", "-icp", "-rcd", "none"} <= {cell.variant for cell in cells(grid)}
+    assert {"full", "none"} <= {cell.variant for cell in cells(grid)}
     assert len(grid.seeds) >= 2
 
 
@@ -56,6 +56,7 @@ def test_cells_differ_in_what_their_name_says() -> None:
     grid = AblationConfig(title="t", run=run, seeds=(7,), cells=({"variants": ("full",)},))  # type: ignore[arg-type]
     assert Cell(7, 1.0, "full").config(grid) == run.model_copy(update={"seed": 7})
     assert Cell(0, 1.0, "-rcd").config(grid).pretrain.weights == {"dke": 1.0, "icp": 0.0, "rcd": 0.0}
+    assert Cell(0, 1.0, "joint-only").config(grid).pretrain.objectives == {"joint": 1.0}
     assert Cell(0, 0.05, "none").config(grid).sft.label_share == 0.05
     assert Cell(0, 1.0, "none-longer").config(grid).sft.optimiser.tokens == 4500
 

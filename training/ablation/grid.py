@@ -23,11 +23,12 @@ def _without(*corpora: str) -> Callable[[RunConfig], RunConfig]:
     return changed
 
 
-def _language_only(config: RunConfig) -> RunConfig:
-    objectives = {"language": 1.0}
-    return config.model_copy(
-        update={"pretrain": config.pretrain.model_copy(update={"objectives": objectives})}
-    )
+def _only(objective: str) -> Callable[[RunConfig], RunConfig]:
+    def changed(config: RunConfig) -> RunConfig:
+        pretrain = config.pretrain.model_copy(update={"objectives": {objective: 1.0}})
+        return config.model_copy(update={"pretrain": pretrain})
+
+    return changed
 
 
 def _longer(config: RunConfig) -> RunConfig:
@@ -41,12 +42,14 @@ RECIPES: dict[str, Callable[[RunConfig], RunConfig]] = {
     "-dke": _without("dke"),
     "-icp": _without("icp"),
     "-rcd": _without("rcd"),
-    "language-only": _language_only,
+    "language-only": _only("language"),
+    "contrast-only": _only("contrast"),
+    "joint-only": _only("joint"),
     NONE: lambda config: config,
     "none-longer": _longer,
 }
-"""`language-only` keeps all corpora and drops the matching objectives; `none` is SFT alone, and `none-longer`
-spends the tokens of pre-training on SFT too."""
+"""`-dke` leaves out a corpus; `language-only` keeps all corpora and drops the other objectives; `none` is SFT alone,
+and `none-longer` spends the tokens of pre-training on SFT too."""
 UNTRAINED = ("bm25", "minilm-cosine")
 """Baselines that read no label and draw nothing: one cell whatever the seeds and shares."""
 
