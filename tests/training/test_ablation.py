@@ -11,8 +11,10 @@ from support.data import short_sample
 from support.tiny import tiny_checkpoint
 
 from training.ablation import run as ablation_run
-from training.ablation.grid import AblationConfig, Cell, cells, load_ablation
+from training.ablation.grid import RECIPES, AblationConfig, Cell, cells, load_ablation
+from training.ablation.report import TITLES
 from training.ablation.run import read_cell
+from training.baselines import BASELINES
 from training.cli import main
 from training.config import ConfigError, RunConfig
 
@@ -59,6 +61,10 @@ def test_cells_differ_in_what_their_name_says() -> None:
     assert Cell(0, 1.0, "joint-only").config(grid).pretrain.objectives == {"joint": 1.0}
     assert Cell(0, 0.05, "none").config(grid).sft.label_share == 0.05
     assert Cell(0, 1.0, "none-longer").config(grid).sft.optimiser.tokens == 4500
+
+
+def test_every_variant_has_a_title() -> None:
+    assert TITLES.keys() == RECIPES.keys() | BASELINES.keys()
 
 
 def test_untrained_baselines_have_one_cell() -> None:
@@ -159,7 +165,7 @@ def test_the_result_compares_full_with_the_others_at_equal_labels(finished: Path
 
 def test_the_page_shows_every_row_and_opens_without_a_network(finished: Path) -> None:
     page = (finished / "ablation.html").read_text()
-    for variant in ("full", "-rcd", "none", "bm25"):
-        assert f"<td>{variant}</td>" in page
+    for title in ("full", "without RCD", "SFT alone", "BM25"):
+        assert f"<td>{title}</td>" in page
     assert page.count("data:image/png;base64,") == 4
     assert "http" not in page.replace("http://www.w3.org", "")
