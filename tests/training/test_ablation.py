@@ -59,6 +59,7 @@ def test_cells_differ_in_what_their_name_says() -> None:
     assert Cell(7, 1.0, "full").config(grid) == run.model_copy(update={"seed": 7})
     assert Cell(0, 1.0, "-rcd").config(grid).pretrain.weights == {"dke": 1.0, "icp": 0.0, "rcd": 0.0}
     assert Cell(0, 1.0, "joint-only").config(grid).pretrain.objectives == {"joint": 1.0}
+    assert Cell(0, 1.0, "rcd-only").config(grid).pretrain.weights == {"dke": 0.0, "icp": 0.0, "rcd": 1.0}
     assert Cell(0, 0.05, "none").config(grid).sft.label_share == 0.05
     assert Cell(0, 1.0, "none-longer").config(grid).sft.optimiser.tokens == 4500
 

@@ -15,20 +15,22 @@ from training.config import RunConfig, read_yaml
 FULL, NONE = "full", "none"
 
 
-def _without(*corpora: str) -> Callable[[RunConfig], RunConfig]:
+_Change = Callable[[RunConfig], RunConfig]
+
+
+def _without(*corpora: str) -> _Change:
     def changed(config: RunConfig) -> RunConfig:
-        weights = config.pretrain.weights | dict.fromkeys(corpora, 0.0)
-        return config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"weights": weights})})
+        return _pretrain(config, weights=config.pretrain.weights | dict.fromkeys(corpora, 0.0))
 
     return changed
 
 
-def _only(objective: str) -> Callable[[RunConfig], RunConfig]:
-    def changed(config: RunConfig) -> RunConfig:
-        pretrain = config.pretrain.model_copy(update={"objectives": {objective: 1.0}})
-        return config.model_copy(update={"pretrain": pretrain})
+def _reading(objective: str) -> _Change:
+    return lambda config: _pretrain(config, objectives={objective: 1.0})
 
-    return changed
+
+def _pretrain(config: RunConfig, **changes: dict[str, float]) -> RunConfig:
+    return config.model_copy(update={"pretrain": config.pretrain.model_copy(update=changes)})
 
 
 def _longer(config: RunConfig) -> RunConfig:
@@ -37,19 +39,22 @@ def _longer(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"sft": config.sft.model_copy(update={"optimiser": optimiser})})
 
 
-RECIPES: dict[str, Callable[[RunConfig], RunConfig]] = {
+RECIPES: dict[str, _Change] = {
     FULL: lambda config: config,
     "-dke": _without("dke"),
     "-icp": _without("icp"),
     "-rcd": _without("rcd"),
-    "language-only": _only("language"),
-    "contrast-only": _only("contrast"),
-    "joint-only": _only("joint"),
+    "dke-only": _without("icp", "rcd"),
+    "icp-only": _without("dke", "rcd"),
+    "rcd-only": _without("dke", "icp"),
+    "contrast-only": _reading("contrast"),
+    "joint-only": _reading("joint"),
+    "language-only": _reading("language"),
     NONE: lambda config: config,
     "none-longer": _longer,
 }
-"""`-dke` leaves out a corpus; `language-only` keeps all corpora and drops the other objectives; `none` is SFT alone,
-and `none-longer` spends the tokens of pre-training on SFT too."""
+"""`-dke` leaves a corpus out and `dke-only` the two others; `joint-only` keeps all corpora and drops the other
+objectives; `none` is SFT alone, and `none-longer` spends the tokens of pre-training on SFT too."""
 UNTRAINED = ("bm25", "minilm-cosine")
 """Baselines that read no label and draw nothing: one cell whatever the seeds and shares."""
 
@@ -79,18 +84,26 @@ class CellBlock(BaseModel):
         return shares
 
 
-class AblationConfig(BaseModel):
-    """One YAML file: the recipe that is taken apart, and the grid."""
+class Ground(BaseModel):
+    """What all cells of a folder have in common; seeds and cells may be added later."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str
     run: RunConfig
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    cells: tuple[CellBlock, ...] = Field(min_length=1)
     dev_queries: int | None = Field(default=None, ge=2)
     """Draw this many queries of dev; None: all."""
     test_queries: int | None = Field(default=None, ge=2)
+
+
+class AblationConfig(Ground):
+    """One YAML file: the recipe that is taken apart, and the grid."""
+
+    title: str
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    cells: tuple[CellBlock, ...] = Field(min_length=1)
+
+    def ground(self) -> Ground:
+        return Ground(run=self.run, dev_queries=self.dev_queries, test_queries=self.test_queries)
 
 
 def load_ablation(path: Path) -> AblationConfig:

@@ -43,9 +43,9 @@ def run_grid(
     """Leave `cells/<name>.json` and `.npz` (scores of dev and test) for every cell of `seeds` (default all).
 
     Cells that are there are not run again; a killed cell goes on from its checkpoint. Processes with different
-    seeds may share `out`. Raises ConfigError when `out` belongs to another grid, DataError for the data.
+    seeds may share `out`. Raises ConfigError when `out` belongs to another recipe, DataError for the data.
     """
-    RunFolder(out, grid)
+    RunFolder(out, grid.ground())
     wanted = [cell for cell in cells(grid) if seeds is None or cell.seed in seeds]
     missing = [cell for cell in wanted if not _record(out, cell).exists()]
     _console.print(f"{len(wanted)} cells, {len(wanted) - len(missing)} of them done")
