@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -83,7 +84,7 @@ class AblationConfig(BaseModel):
 
     title: str
     run: RunConfig
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     cells: tuple[CellBlock, ...] = Field(min_length=1)
     dev_queries: int | None = Field(default=None, ge=2)
     """Draw this many queries of dev; None: all."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from training.models.glm.folder import save_glm
 from training.models.glm.relevance import RelevanceGlm
 from training.rendering import PairSource
 from training.report.render import write_report
-from training.stages.artifacts import RunFolder
+from training.stages.artifacts import RunFolder, code_commit
 from training.stages.early_stop import EarlyStop
 from training.stages.evaluate import baseline_scores, model_scores, summarise
 from training.stages.pretrain import Corpora, MixtureStream, build_corpora, pretraining_loss
@@ -57,12 +56,17 @@ class Workshop:
 
 
 def open_workshop(config: RunConfig, data: Path | Dataset, out: Path) -> Workshop:
-    """Read the data set leniently (drops are counted in the report) and prepare the rendering."""
+    """Read the data set leniently (drops are counted in the report) and prepare the rendering.
+
+    Raises ConfigError when `out` was made from another configuration or other data.
+    """
     dataset = data if isinstance(data, Dataset) else load_dataset(data, strict=False)
     family = open_family(config)
     encoder = pair_encoder(family, dataset, config.render)
     source = PairSource(dataset, encoder)
-    return Workshop(config, dataset, family, encoder, source, MiniLmEmbedder(), RunFolder(out, config))
+    folder = RunFolder(out, config)
+    folder.bind(dataset.root)
+    return Workshop(config, dataset, family, encoder, source, MiniLmEmbedder(), folder)
 
 
 def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundle:
@@ -179,16 +183,18 @@ def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
     scores |= baseline_scores(shop.dataset, shop.config, shop.embed)
     control = SFT_ALONE if SFT_ALONE in scores else None
     results = summarise(shop.dataset, scores, calibration, recipe=RECIPE, control=control)
+    results["dropped"] = dict(shop.dataset.log.counts)
+    for reason, count in results["dropped"].items():
+        _console.print(f"dropped {count:,} rows of the data set: {reason}")
     shop.folder.finish("metrics", results)
     return Trained(model, shop.encoder, shop.family.tokenizer, calibration), results
 
 
 def _provenance(shop: Workshop, command: str) -> dict[str, Any]:
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "command": command,
         "seed": shop.config.seed,
-        "commit": git.stdout.strip() or None,
+        "commit": code_commit(),
         "start_weights": shop.family.start_weights,
         "dataset": shop.dataset.card.name,
         "dataset_licence": shop.dataset.card.licence,
