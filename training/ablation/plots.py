@@ -21,6 +21,8 @@ def learning_curves(
         for index, variant in enumerate(variants):
             points = _points(rows, variant, metric, name)
             colour = COLOURS[index % len(COLOURS)]
+            if not points:
+                continue
             if len(points) == 1:
                 axis.axhline(points[0][1]["value"], color=colour, linestyle="--", linewidth=1, label=variant)
                 continue
@@ -47,7 +49,7 @@ def _points(rows: Sequence[Record], variant: str, metric: str, name: str) -> lis
     found = [
         (100 * row["label_share"], row["slices"][name][metric])
         for row in rows
-        if row["variant"] == variant and name in row["slices"]
+        if row["variant"] == variant and row["slices"].get(name, {}).get(metric, {}).get("value") is not None
     ]
     return sorted(found, key=lambda point: point[0])
 
