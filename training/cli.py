@@ -20,11 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training.config import ConfigError
     from training.data.problems import DataError
     from training.export.exporter import ParityError
-    from training.models.glm.folder import CheckpointError
+    from training.loop import DivergedError
+    from training.models.checkpoint import CheckpointError
 
     try:
         return int(arguments.run(arguments))
-    except (BundleError, CheckpointError, ConfigError, DataError, ParityError) as error:
+    except (BundleError, CheckpointError, ConfigError, DataError, DivergedError, ParityError) as error:
         print(f"cprm-train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

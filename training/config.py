@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,6 +17,8 @@ from training.objectives.matching import MatchingConfig
 from training.objectives.mlm import MlmConfig
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+_Budget = Annotated[int, Field(ge=1)]
 
 
 class ConfigError(Exception):
@@ -30,10 +32,16 @@ class _Strict(BaseModel):
 class RenderConfig(_Strict):
     """Token budgets of a pair. Fields without a budget of their own take that of their role."""
 
-    max_tokens: int = 128
-    query_budget: int = 24
-    field_budgets: dict[str, int] = {}
-    role_budgets: dict[str, int] = {"title": 12, "keywords": 12, "category": 8, "body": 16, "attribute": 6}
+    max_tokens: _Budget = 128
+    query_budget: _Budget = 24
+    field_budgets: dict[str, _Budget] = {}
+    role_budgets: dict[str, _Budget] = {
+        "title": 12,
+        "keywords": 12,
+        "category": 8,
+        "body": 16,
+        "attribute": 6,
+    }
 
 
 class OptimiserConfig(_Strict):
@@ -41,8 +49,8 @@ class OptimiserConfig(_Strict):
 
     tokens: int = Field(gt=0)
     """Real tokens seen in all."""
-    learning_rate: float = 5e-5
-    new_weights_factor: float = 10.0
+    learning_rate: float = Field(default=5e-5, gt=0, allow_inf_nan=False)
+    new_weights_factor: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """Weights that start from nothing (heads) learn this many times faster."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Each layer further from the output learns this many times slower."""
@@ -50,9 +58,9 @@ class OptimiserConfig(_Strict):
     schedule: Literal["linear", "cosine"] = "linear"
     final_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the peak rate at which the schedule ends (GLM: cosine to 0.1)."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    clip_norm: float = Field(default=1.0, gt=0)
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the step; "no" is fp32."""
     gradient_checkpointing: bool = False
@@ -63,8 +71,8 @@ class PretrainConfig(_Strict):
     """Continual pre-training on the mixture of the three corpora, each read by several objectives."""
 
     optimiser: OptimiserConfig
-    batch_tokens: int = 2048
-    max_document_tokens: int = 128
+    batch_tokens: int = Field(default=2048, ge=1)
+    max_document_tokens: int = Field(default=128, ge=8)
     weights: dict[str, float] = {"dke": 1.0, "icp": 1.0, "rcd": 1.0}
     """How often a batch comes from each corpus; zero switches its builder off."""
     objectives: dict[str, float] = {"contrast": 1.0, "joint": 1.0}
@@ -101,9 +109,9 @@ class SftConfig(_Strict):
     """Supervised fine-tuning on labels.train to one logit."""
 
     optimiser: OptimiserConfig
-    queries_per_batch: int = 2
-    items_per_query: int = 12
-    listwise_weight: float = 0.3
+    queries_per_batch: int = Field(default=2, ge=1)
+    items_per_query: int = Field(default=12, ge=1)
+    listwise_weight: float = Field(default=0.3, ge=0)
     """Factor of the softmax loss over the items of one query, added to the cross-entropy."""
     margin_weight: float = Field(default=0.0, ge=0)
     """Factor of a hinge on every two items of a query with different grades."""
@@ -128,13 +136,13 @@ class RunConfig(_Strict):
 
     bundle: str
     data: Path | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     family: Literal["encoder", "glm"] = "encoder"
     start: str | None = None
     """Checkpoint folder of the start weights; default all-MiniLM-L6-v2, for glm a fresh glm-small."""
     label_words: tuple[str, str] = ("yes", "no")
     """GLM's cloze answers for relevant and not, each one token."""
-    dropout: float = 0.0
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Ours: at these budgets no weight is seen twice in the same state, and without it a CPU step halves."""
     start_from_cosine: bool = True
     """False: the logit comes from [CLS] alone, as in a plain cross-encoder; for comparison."""
@@ -160,8 +168,10 @@ def read_yaml(path: Path, model: type[_Model]) -> _Model:
         return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; shipped configs lie in training/configs/") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; name a YAML file in UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{path}: {found}") from error

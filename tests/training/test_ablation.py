@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.data import short_sample
+from support.data import SAMPLE, short_sample
 from support.tiny import tiny_checkpoint
 
 from training.ablation import run as ablation_run
@@ -92,6 +92,21 @@ def test_a_wrong_grid_is_refused_by_name(tmp_path: Path, block: str, message: st
     path.write_text(f"title: t\nrun: {json.dumps(RUN)}\ncells: [{block}]\n")
     with pytest.raises(ConfigError, match=message):
         load_ablation(path)
+
+
+def test_a_seed_that_the_grid_lacks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "grid.yaml").write_text(GRID.format(run=json.dumps(RUN)))
+    arguments = [
+        "--config",
+        str(tmp_path / "grid.yaml"),
+        "--data",
+        str(SAMPLE),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["ablate", *arguments, "--seeds", "7"]) == 1
+    assert "--seeds: [7]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,12 @@ def test_a_loss_that_is_no_number_stops_the_run(model: RelevanceEncoder) -> None
         )
 
 
+def test_stages_may_differ_in_precision(model: RelevanceEncoder) -> None:
+    for precision in ("bf16", "no"):
+        config = OptimiserConfig(tokens=20, precision=precision)  # type: ignore[arg-type]
+        assert train(model, OnePair(), towards_two, config, title=precision)
+
+
 def test_segments_grow_from_the_types_that_fit(model: RelevanceEncoder) -> None:
     table = model.masked_lm.base_model.embeddings.token_type_embeddings.weight
     assert table.shape[0] == 4

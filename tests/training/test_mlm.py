@@ -31,6 +31,12 @@ def test_segments_carry_the_ids_of_their_fields(encoder: PairEncoder) -> None:
     assert row.spans == ((1, 3), (4, 5), (6, 15))
 
 
+def test_a_document_of_invisible_characters_gives_no_row(encoder: PairEncoder) -> None:
+    invisible = Document("dke", "A", (Segment("title", "\u200b"),))
+    rows = tokenise_documents([invisible, DOCUMENT], encoder, max_tokens=64, separate=True)
+    assert [len(row.spans) for row in rows] == [3]
+
+
 def test_a_long_document_loses_from_its_longest_segment(encoder: PairEncoder) -> None:
     (row,) = tokenise_documents([DOCUMENT], encoder, max_tokens=12, separate=True)
     assert len(row) == 12

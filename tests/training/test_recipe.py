@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from support.data import short_sample
+from support.data import SAMPLE, short_sample
 from support.tiny import tiny_checkpoint
 
 from model_repo.repository import Repository
 from training.cli import main
 from training.config import ConfigError, load_config
+from training.stages.artifacts import RunFolder, code_commit
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
 TINY = """
@@ -30,13 +31,65 @@ def test_every_shipped_config_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("bundle: x\nsfft: 1", "sfft"), ("a: [", "not YAML"), ("bundle: x", "pretrain: Field required")],
+    [
+        ("bundle: x\nsfft: 1", "sfft"),
+        ("a: [", "not YAML"),
+        ("- 1", "file: Input should be a valid dictionary"),
+        ("bundle: x", "pretrain: Field required"),
+        ("bundle: x\nseed: -1", "seed: Input should be greater"),
+        ("sft: {optimiser: {tokens: 9, learning_rate: .nan}}", "sft.optimiser.learning_rate"),
+        ("render: {field_budgets: {title: 0}}", "render.field_budgets.title"),
+    ],
 )
 def test_a_wrong_config_names_file_and_field(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"c.yaml: .*{message}"):
         load_config(path)
+
+
+def test_a_config_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"bundle: caf\xe9\n")
+    for path in (tmp_path / "latin.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config(path)
+
+
+@pytest.mark.parametrize("family", ["encoder", "glm"])
+@pytest.mark.parametrize("tokenizer", [None, "{"])
+def test_a_start_folder_without_a_tokenizer_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, tokenizer: str | None
+) -> None:
+    if tokenizer:
+        (tmp_path / "tokenizer.json").write_text(tokenizer)
+    (tmp_path / "tiny.yaml").write_text(f"{TINY}family: {family}\nstart: {tmp_path}\n")
+    arguments = [
+        "--config",
+        str(tmp_path / "tiny.yaml"),
+        "--data",
+        str(SAMPLE),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["run", *arguments]) == 1
+    assert "tokenizer.json" in capsys.readouterr().err
+
+
+def test_a_run_folder_of_other_data_is_not_reused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "items.jsonl").write_text("one\n")
+    folder = RunFolder(tmp_path / "out", load_config(CONFIGS[0]))
+    folder.bind(data)
+    folder.bind(data)
+    (data / "items.jsonl").write_text("two\n")
+    with pytest.raises(ConfigError, match=r"other data \(items.jsonl\)"):
+        folder.bind(data)
+
+
+def test_a_run_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert code_commit() is None
 
 
 @pytest.fixture(scope="module")

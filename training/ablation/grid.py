@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -99,7 +100,7 @@ class AblationConfig(Ground):
     """One YAML file: the recipe that is taken apart, and the grid."""
 
     title: str
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     cells: tuple[CellBlock, ...] = Field(min_length=1)
 
     def ground(self) -> Ground:

@@ -24,7 +24,7 @@ def learning_curves(
             points = sorted(
                 (100 * row["label_share"], index, row["slices"][name][metric[0]])
                 for row in rows
-                if row["variant"] == variant and name in row["slices"]
+                if row["variant"] == variant and _known(row, name, metric[0])
             )
             _curve(axis, [(share, value) for share, _, value in points], index, label)
         axis.set(xscale="log", title=title, xlabel="labelled queries used")
@@ -33,6 +33,10 @@ def learning_curves(
     axes[0][0].set_ylabel(metric[1])
     axes[0][0].legend(fontsize=8, frameon=False)
     return png(figure)
+
+
+def _known(row: Record, name: str, metric: str) -> bool:
+    return row["slices"].get(name, {}).get(metric, {}).get("value") is not None
 
 
 def _curve(axis: Axes, points: Sequence[tuple[float, Record]], index: int, label: str) -> None:

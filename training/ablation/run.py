@@ -18,7 +18,7 @@ from rich.console import Console
 from model_repo.bundle import replace_text
 from training.ablation.grid import NONE, RECIPES, AblationConfig, Cell, cells
 from training.baselines import score_baseline
-from training.config import RunConfig
+from training.config import ConfigError, RunConfig
 from training.data.dataset import Dataset, load_dataset
 from training.evaluation.scores import SplitScores
 from training.stages.artifacts import RunFolder, code_commit
@@ -43,9 +43,12 @@ def run_grid(
     """Leave `cells/<name>.json` and `.npz` (scores of dev and test) for every cell of `seeds` (default all).
 
     Cells that are there are not run again; a killed cell goes on from its checkpoint. Processes with different
-    seeds may share `out`. Raises ConfigError when `out` belongs to another recipe, DataError for the data.
+    seeds may share `out`. Raises ConfigError when `out` belongs to another recipe or other data, or the grid lacks
+    a seed, DataError for the data.
     """
-    RunFolder(out, grid.ground())
+    if unknown := set(seeds or ()) - set(grid.seeds):
+        raise ConfigError(f"--seeds: {sorted(unknown)} are not among the grid's {list(grid.seeds)}")
+    RunFolder(out, grid.ground()).bind(dataset.root)
     wanted = [cell for cell in cells(grid) if seeds is None or cell.seed in seeds]
     missing = [cell for cell in wanted if not _record(out, cell).exists()]
     _console.print(f"{len(wanted)} cells, {len(wanted) - len(missing)} of them done")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model_repo.text import canonical_text
-from training.data.lines import find, json_rows
+from training.data.lines import find, json_rows, text_lines
 from training.data.pairs import Click, LabelledPair, read_clicks, read_labels
 from training.data.problems import DataError, Problem, ProblemLog, Reason
 
@@ -188,7 +188,8 @@ class Dataset:
     def cold_items(self) -> frozenset[str]:
         """Items without labels or clicks in train."""
         path = find(self.root, "cold_items.txt")
-        return frozenset(path.read_text(encoding="utf-8").split()) if path else frozenset()
+        lines = text_lines(path, self.log) if path else ()
+        return frozenset(line.strip() for _, line in lines if line.strip())
 
     def _read(self, path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
         rows = []

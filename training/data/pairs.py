@@ -147,4 +147,5 @@ def _count_problem(path: Path, line: int, impressions: str, clicks: str) -> Prob
 
 
 def _is_integer(text: str) -> bool:
-    return text.isascii() and text.removeprefix("-").isdigit()
+    # Python refuses to read thousands of digits.
+    return len(text) < 20 and text.isascii() and text.removeprefix("-").isdigit()

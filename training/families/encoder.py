@@ -12,7 +12,7 @@ from model_repo.spec import QueryPart, RenderSpec, Special, SpecialIds
 from training.config import PretrainConfig, RenderConfig
 from training.corpus.document import Document
 from training.data.dataset import Dataset
-from training.models.checkpoint import load_tokenizer, minilm_path, special_id
+from training.models.checkpoint import CheckpointError, load_tokenizer, minilm_path, special_id
 from training.models.encoder import RelevanceEncoder
 from training.objectives.mlm import mask_batch
 from training.objectives.rows import IntArray, Row, tokenise_documents
@@ -20,7 +20,7 @@ from training.rendering import field_parts, plain_text_field
 
 
 class EncoderFamily:
-    """`start` is a checkpoint folder or hub name; None is all-MiniLM-L6-v2."""
+    """`start` is a checkpoint folder; None is all-MiniLM-L6-v2."""
 
     def __init__(self, start: str | None = None, *, cosine: bool = True) -> None:
         self._folder = Path(start) if start else minilm_path()
@@ -46,7 +46,11 @@ class EncoderFamily:
         )
 
     def model(self, *, segments: int, dropout: float) -> RelevanceEncoder:
-        return RelevanceEncoder(self._folder, segments=segments, dropout=dropout, cosine=self._cosine)
+        """Raises CheckpointError when the start folder holds no model of this kind."""
+        try:
+            return RelevanceEncoder(self._folder, segments=segments, dropout=dropout, cosine=self._cosine)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"start {self._folder}: not a masked LM: {error}") from error
 
     def rows(self, documents: Sequence[Document], encoder: PairEncoder, *, max_tokens: int) -> list[Row]:
         return tokenise_documents(documents, encoder, max_tokens=max_tokens, separate=True)

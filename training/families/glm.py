@@ -14,7 +14,7 @@ from model_repo.spec import LiteralPart, QueryPart, RenderSpec, Special, Special
 from training.config import ConfigError, PretrainConfig, RenderConfig
 from training.corpus.document import Document
 from training.data.dataset import Dataset
-from training.models.checkpoint import load_tokenizer, minilm_path
+from training.models.checkpoint import CheckpointError, load_tokenizer, minilm_path
 from training.models.glm.config import named_config
 from training.models.glm.folder import load_glm
 from training.models.glm.model import GLMModel
@@ -40,7 +40,7 @@ class GlmFamily:
         if self._start in NAMED:
             self.tokenizer = tokenizer or bert_tokenizer(load_tokenizer(minilm_path()))
         else:
-            self.tokenizer = load_glm_tokenizer(Path(self._start))
+            self.tokenizer = _tokenizer_of(Path(self._start))
         self._special = glm_specials(self.tokenizer)
         self._yes, self._no = (_single_token(self.tokenizer, word) for word in label_words)
 
@@ -104,6 +104,16 @@ def fresh_glm(size: str, tokenizer: Tokenizer, *, segments: int, dropout: float)
         with torch.no_grad():
             model.word_embeddings.weight[here] = words[there]
     return model
+
+
+def _tokenizer_of(start: Path) -> Tokenizer:
+    """Raises CheckpointError for a folder without a GLM vocabulary."""
+    try:
+        tokenizer = load_glm_tokenizer(start)
+        glm_specials(tokenizer)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"start {start}: {error}") from error
+    return tokenizer
 
 
 def _single_token(tokenizer: Tokenizer, word: str) -> int:

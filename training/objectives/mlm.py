@@ -23,8 +23,8 @@ class MlmConfig(BaseModel):
     """Share of documents masked at segment level instead: whole fields or queries, to be told from the rest."""
     max_segment_share: float = Field(default=0.5, gt=0, lt=1)
     """Most of a document that segment masking hides; beyond it too little is left to tell it from."""
-    keep_rate: float = 0.1
-    random_rate: float = 0.1
+    keep_rate: float = Field(default=0.1, ge=0, le=0.5)
+    random_rate: float = Field(default=0.1, ge=0, le=0.5)
     """At token level 80% become [MASK], 10% a random token, 10% stay (BERT)."""
 
 

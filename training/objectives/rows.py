@@ -33,14 +33,17 @@ def tokenise_documents(
 ) -> list[Row]:
     """cls segment ... segment eos; long documents lose tokens from their longest segments first.
 
+    A document whose texts have no token (invisible characters alone) gives no row: nothing could be hidden in it.
+
     `separate` puts an eos behind every segment, as BERT has it; GLM has one at the end only.
     """
     texts = [canonical_text(segment.text) for document in documents for segment in document.segments]
     ids = iter(encoder.tokenise(texts))
-    return [
+    rows = (
         _row(document, [next(ids) for _ in document.segments], encoder, max_tokens, separate)
         for document in documents
-    ]
+    )
+    return [row for row in rows if row.spans]
 
 
 def _row(

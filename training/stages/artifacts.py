@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -13,18 +14,26 @@ from pydantic import BaseModel
 
 from model_repo.bundle import replace_text
 from training.config import ConfigError
+from training.data.lines import find
 from training.loop import Journal
 from training.models.base import RelevanceModel
 
-
-def code_commit() -> str | None:
-    """The commit of the code that runs, where it runs from a checkout."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return git.stdout.strip() or None
+_READ = (
+    "dataset.json",
+    "items.jsonl",
+    "clicks.tsv",
+    "clicks.parquet",
+    "labels.train.tsv",
+    "labels.dev.tsv",
+    "labels.test.tsv",
+    "rcd.jsonl",
+    "queries.jsonl",
+    "cold_items.txt",
+)
 
 
 class RunFolder:
-    """`config.yaml`, one `<stage>.json` a finished stage, `<stage>.pt` where it left weights."""
+    """`config.yaml`, `data.json`, one `<stage>.json` a finished stage, `<stage>.pt` where it left weights."""
 
     def __init__(self, root: Path, config: BaseModel) -> None:
         """Raises ConfigError when the folder belongs to another configuration."""
@@ -35,6 +44,26 @@ class RunFolder:
         if path.exists() and path.read_text(encoding="utf-8") != resolved:
             raise ConfigError(f"{path}: holds another configuration; remove {root} or choose another --out")
         replace_text(path, resolved)
+
+    def bind(self, *data: Path) -> None:
+        """Tie the folder to what these data sets hold now. Raises ConfigError when it was made from other data.
+
+        The configuration does not say it: `--data` names any data set, and files change in place.
+        """
+        path = self.root / "data.json"
+        now = [_digest(folder) for folder in data]
+        if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != now:
+            changed = {
+                name
+                for old, new in zip(before, now, strict=False)
+                for name in old.keys() | new.keys()
+                if old.get(name) != new.get(name)
+            }
+            said = ", ".join(sorted(changed)) or "another number of data sets"
+            raise ConfigError(
+                f"{self.root}: was made from other data ({said}); remove it or choose another --out"
+            )
+        replace_text(path, json.dumps(now, indent=1) + "\n")
 
     def result(self, stage: str) -> Any:
         """What the stage wrote when it finished, or None."""
@@ -56,3 +85,28 @@ class RunFolder:
 
     def load_weights(self, stage: str, model: RelevanceModel) -> None:
         model.load_state_dict(torch.load(self.root / f"{stage}.pt", map_location="cpu", weights_only=True))
+
+
+def code_commit() -> str | None:
+    """The commit of this code where it runs from a checkout and git is there."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,  # not the user's folder, which may be a repository of its own
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+def _digest(data: Path) -> dict[str, str]:
+    """Checksum of every file of a data set that a run reads."""
+    digests = {}
+    for name in _READ:
+        if path := find(data, name):
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests

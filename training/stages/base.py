@@ -44,7 +44,7 @@ class BaseRunConfig(BaseModel):
     vocabulary_size: int = Field(default=8192, ge=256)
     layers: Literal["minilm", "fresh"] = "fresh"
     """minilm: layers start from MiniLM's too, which has glm-small's sizes."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     pretrain: PretrainConfig
     """Of the objectives only blank infilling, and of the corpora only the items' own fields are used."""
 
@@ -63,9 +63,11 @@ def load_base_config(path: Path) -> BaseRunConfig:
 def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) -> Path:
     """Write a checkpoint folder in the layout of `THUDM/glm-*` to `out`, resumable; return it.
 
-    The state of the run lies in `out/run`. Raises DataError for a catalogue that cannot be read.
+    The state of the run lies in `out/run`. Raises DataError for a catalogue that cannot be read,
+    ConfigError when `out` was made from another configuration or other catalogues.
     """
     folder = RunFolder(out / "run", config)
+    folder.bind(*catalogues)
     if folder.result("base") is not None:
         return out
     datasets = [load_dataset(path, strict=False) for path in catalogues]

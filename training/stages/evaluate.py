@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from model_repo.calibration import Calibration
 from training.baselines import score_baseline
@@ -28,7 +29,8 @@ _STANDARD = ("bm25", "minilm-cosine")
 
 
 def model_scores(model: RelevanceModel, dataset: Dataset, source: PairSource, *, title: str) -> SplitScores:
-    """Logits of a PyTorch model."""
+    """Logits of a PyTorch model, which is moved to the GPU where there is one."""
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     pad = source.encoder.spec.special_ids.pad
     dev, test = (
         predict(model, source.encode(dataset.labels(split)), pad_id=pad, title=f"{title} on {split}")

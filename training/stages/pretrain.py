@@ -15,6 +15,7 @@ from training.corpus.document import Builder, CorpusReport, Document
 from training.corpus.icp import build_icp
 from training.corpus.rcd import build_rcd
 from training.data.dataset import Dataset
+from training.data.problems import DataError
 from training.families import Family
 from training.loop import LossFn
 from training.models.base import RelevanceModel, to_tensors
@@ -57,7 +58,7 @@ class MixtureStream:
         vectors: ItemVectors,
         seed: int,
     ) -> None:
-        """Raises ValueError when no corpus can feed an objective."""
+        """Raises DataError when no corpus can feed an objective."""
         self._encoder, self._family, self._config, self._seed = encoder, family, config, seed
         self._step = 0
         wanted = {name for name, weight in config.objectives.items() if weight > 0}
@@ -124,7 +125,11 @@ class MixtureStream:
             if self._size(objective, corpus) > (1 if objective == "contrast" else 0)
         }
         if not sources:
-            raise ValueError("no corpus has a document; check clicks and completions, or raise a weight")
+            weighted = ", ".join(name for name, weight in self._config.weights.items() if weight)
+            raise DataError(
+                f"pretrain.weights: none of {weighted} has a document to read; lower the thresholds of the "
+                "click log, bring rcd.jsonl, or give dke a weight"
+            )
         return sources
 
     def _size(self, objective: str, corpus: str) -> int:

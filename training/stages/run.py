@@ -62,12 +62,17 @@ class Workshop:
 
 
 def open_workshop(config: RunConfig, data: Path | Dataset, out: Path) -> Workshop:
-    """Read the data set leniently (drops are counted in the report) and prepare the rendering."""
+    """Read the data set leniently (drops are counted in the report) and prepare the rendering.
+
+    Raises ConfigError when `out` was made from another configuration or other data.
+    """
     dataset = data if isinstance(data, Dataset) else load_dataset(data, strict=False)
     family = open_family(config)
     encoder = pair_encoder(family, dataset, config.render)
     source = PairSource(dataset, encoder)
-    return Workshop(config, dataset, family, encoder, source, MiniLmEmbedder(), RunFolder(out, config))
+    folder = RunFolder(out, config)
+    folder.bind(dataset.root)
+    return Workshop(config, dataset, family, encoder, source, MiniLmEmbedder(), folder)
 
 
 def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundle:
@@ -184,6 +189,9 @@ def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:
     scores |= baseline_scores(shop.dataset, shop.config, shop.embed)
     control = SFT_ALONE if SFT_ALONE in scores else None
     results = summarise(shop.dataset, scores, calibration, recipe=RECIPE, control=control)
+    results["dropped"] = dict(shop.dataset.log.counts)
+    for reason, count in results["dropped"].items():
+        _console.print(f"dropped {count:,} rows of the data set: {reason}")
     shop.folder.finish("metrics", results)
     return Trained(model, shop.encoder, shop.family.tokenizer, calibration), results
 

@@ -8,16 +8,12 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from training.models.checkpoint import quiet_transformers
+from training.models.checkpoint import CheckpointError, quiet_transformers
 from training.models.glm.config import GLMConfig
 from training.models.glm.model import GLMModel
 from training.models.glm.vocabulary import load_glm_tokenizer
 
 _OURS = "transformer.segment_embeddings.weight"
-
-
-class CheckpointError(Exception):
-    """A checkpoint folder does not fit; the message names file, weight, both shapes and the remedy."""
 
 
 def load_glm(folder: Path, *, segment_count: int = 0, dropout: float = 0.0, **changes: Any) -> GLMModel:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from training.models.checkpoint import load_tokenizer
+
 SOP, EOP = "<|startofpiece|>", "<|endofpiece|>"
 # In the order in which the authors' code appends them to a GPT-2 vocabulary: 50257, 50258, ...
 _GPT2_SPECIALS = (SOP, EOP, "[CLS]", "[MASK]", "[SEP]", "[UNK]", "[gMASK]", "[sMASK]", "[dBLOCK]")
@@ -101,8 +103,8 @@ def load_glm_tokenizer(folder: Path) -> Tokenizer:
 
     Raises FileNotFoundError naming what was looked for.
     """
-    if (path := folder / "tokenizer.json").exists():
-        tokenizer = Tokenizer.from_file(str(path))
+    if (folder / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(folder)
         known = tokenizer.token_to_id("<|endoftext|>") is not None
         return _with_specials(tokenizer, _GPT2_SPECIALS if known else _BERT_SPECIALS)
     if (path := folder / "vocab.json").exists():
