@@ -63,4 +63,6 @@ def mixture(
     """A mixture of two small corpora, and the encoder that it renders with."""
     encoder = PairEncoder(family.spec(dataset, RenderConfig(max_tokens=96)), family.tokenizer)
     corpora = {name: documents(dataset, count, source=name) for name, count in (("dke", 23), ("rcd", 11))}
-    return MixtureStream(corpora, encoder, family, config, vectors=by_letters, seed=seed), encoder
+    items = dataset.item_fields()
+    stream = MixtureStream(corpora, encoder, family, config, items=items, vectors=by_letters, seed=seed)
+    return stream, encoder

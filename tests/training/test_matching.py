@@ -43,10 +43,17 @@ DOCUMENTS = [
 ]
 
 
+ITEMS = {
+    name: {"title": name, "category": f"{name} shops", "services": "delivery"}
+    for name in ("gas", "oil", "sun")
+}
+
+
 def pool_of(
     encoder: PairEncoder, documents: Sequence[Document] = DOCUMENTS, *, near: bool = True, **options: int
 ) -> MatchPool:
-    return MatchPool(documents, encoder, MatchingConfig(**options), vectors=by_letters if near else None)
+    vectors = by_letters if near else None
+    return MatchPool(documents, encoder, MatchingConfig(**options), items=ITEMS, vectors=vectors)
 
 
 def text(encoder: PairEncoder, ids: Sequence[int]) -> str:

@@ -132,6 +132,10 @@ class Dataset:
             )
         return items
 
+    def item_fields(self) -> dict[str, dict[str, FieldValue]]:
+        """Fields by item id."""
+        return {item_id: item.fields for item_id, item in self.items.items()}
+
     def item_text(self, item_id: str) -> str:
         """All fields of an item as one text, in the card's order."""
         fields = self.items[item_id].fields

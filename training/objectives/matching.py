@@ -27,6 +27,8 @@ from training.models.embedding import ItemVectors
 from training.objectives.ranking import listwise_loss
 from training.objectives.rows import IntArray
 
+Items = Mapping[str, Mapping[str, str | list[str]]]
+
 
 class MatchingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,16 +47,22 @@ class MatchingConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A text and the item it belongs to, as tokens; `said` names the text, `of` the item."""
+    """A text and the item it belongs to. `said` names the text, `of` the item.
+
+    `without` is a field that is left out of every item beside this text: the one the text was taken from.
+    """
 
     said: str
     of: str
     text_ids: list[int]
-    fields: Mapping[str, list[int]]
+    without: str = ""
 
 
 class MatchPool:
-    """All matches of one corpus, and what must not serve as a negative."""
+    """All matches of one corpus, and what must not serve as a negative.
+
+    Documents say what belongs together; items are read with all their fields, as they are served.
+    """
 
     def __init__(
         self,
@@ -62,25 +70,33 @@ class MatchPool:
         encoder: PairEncoder,
         config: MatchingConfig,
         *,
+        items: Items,
         vectors: ItemVectors | None,
     ) -> None:
-        """`vectors` None: no near negatives, for a contrast alone."""
+        """`items`: fields by id. `vectors` None: no near negatives, for a contrast alone."""
         found = [match for document in documents for match in _matches(document)]
         ids = encoder.tokenise([canonical_text(said) for said, _, _ in found])
-        fields = encoder.tokenise_items([{s.name: s.text for s in own} for _, _, own in found])
         self.matches = [
-            Match(said, of, text_ids, own_ids)
-            for (said, of, _), text_ids, own_ids in zip(found, ids, fields, strict=True)
+            Match(said, of, text_ids, without)
+            for (said, of, without), text_ids in zip(found, ids, strict=True)
         ]
         self._known = {(match.said, match.of) for match in self.matches} | set(_together(documents))
-        self._items: dict[str, Mapping[str, list[int]]] = {m.of: m.fields for m in self.matches}
-        self._names = list(self._items)
+        self._names = list(dict.fromkeys(match.of for match in self.matches))
+        fields = encoder.tokenise_items([items[name] for name in self._names])
+        self._items = dict(zip(self._names, fields, strict=True))
         self._near = _neighbours(vectors(self._names), config.neighbours) if vectors else None
         self._place = {name: place for place, name in enumerate(self._names)}
         self._config, self._encoder = config, encoder
 
     def __len__(self) -> int:
         return len(self.matches)
+
+    def lengths(self) -> list[int]:
+        """Tokens of each match: its text and its item."""
+        return [
+            len(match.text_ids) + sum(map(len, self.fields(match, match.of).values()))
+            for match in self.matches
+        ]
 
     def contrast_batch(self, chosen: Sequence[Match]) -> dict[str, IntArray]:
         """Both sides as texts of their own, and `excluded` [n, n]: pairs that are no negatives."""
@@ -92,7 +108,7 @@ class MatchPool:
             for row, a in enumerate(chosen)
         ]
         texts = _single([{QUERY: m.text_ids} for m in chosen], self._encoder)
-        items = _single([m.fields for m in chosen], self._encoder)
+        items = _single([self.fields(m, m.of) for m in chosen], self._encoder)
         sides = {f"text.{k}": v for k, v in texts.items()} | {f"item.{k}": v for k, v in items.items()}
         return sides | {"excluded": np.array(excluded)}
 
@@ -101,19 +117,23 @@ class MatchPool:
         pairs, gains, groups = [], [], []
         for group, match in enumerate(chosen):
             rivals = self._negatives(match, rng)
-            pairs += [(match.text_ids, fields) for fields in (match.fields, *rivals)]
+            pairs += [(match.text_ids, self.fields(match, name)) for name in (match.of, *rivals)]
             gains += [1.0, *[0.0] * len(rivals)]
             groups += [group] * (1 + len(rivals))
         arrays = self._encoder.join(pairs).collate(pad_id=self._encoder.spec.special_ids.pad)
         return arrays | {"gains": np.array(gains, np.float32), "groups": np.array(groups)}
 
-    def _negatives(self, match: Match, rng: np.random.Generator) -> list[Mapping[str, list[int]]]:
+    def fields(self, match: Match, name: str) -> dict[str, list[int]]:
+        """Token ids by field of item `name` as it is read beside `match`."""
+        return {field: [] if field == match.without else ids for field, ids in self._items[name].items()}
+
+    def _negatives(self, match: Match, rng: np.random.Generator) -> list[str]:
         places = list(rng.integers(0, len(self._names), self._config.far_negatives))
         if self._near is not None and self._near.shape[1]:
             near = self._near[self._place[match.of]]
             places += list(rng.choice(near, min(self._config.near_negatives, len(near)), replace=False))
         names = {self._names[int(place)] for place in places} - {match.of}
-        return [self._items[name] for name in sorted(names) if (match.said, name) not in self._known]
+        return [name for name in sorted(names) if (match.said, name) not in self._known]
 
 
 def contrast_loss(model: RelevanceModel, batch: Mapping[str, Tensor], *, scale: float) -> Tensor:
@@ -134,8 +154,8 @@ def _side(batch: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
 
 
-def _matches(document: Document) -> Iterable[tuple[str, str, list[Segment]]]:
-    """(text, item, fields of the item): every query or prose with the item that stands nearest to it.
+def _matches(document: Document) -> Iterable[tuple[str, str, str]]:
+    """(text, item, field left out): every query or prose with the item that stands nearest to it.
 
     A document of an item alone gives its first field against the others, so that cold items take part.
     """
@@ -149,11 +169,11 @@ def _matches(document: Document) -> Iterable[tuple[str, str, list[Segment]]]:
     for place, segment in said:
         if places:
             _, of = min(places, key=lambda entry: abs(entry[0] - place))
-            yield segment.text, of, own[of]
+            yield segment.text, of, ""
     if not said:
         for of, (first, *rest) in own.items():
             if rest:
-                yield first.text, of, rest
+                yield first.text, of, first.name
 
 
 def _together(documents: Sequence[Document]) -> Iterable[tuple[str, str]]:

@@ -120,7 +120,9 @@ def plan_run(
         missing=(*start.missing, *([said] if said else [])),
         corpora=counted,
         stages=(
-            _pretraining(bench, corpora, sum(corpus.tokens for corpus in counted), start.family, encoder),
+            _pretraining(
+                bench, dataset, corpora, sum(corpus.tokens for corpus in counted), start.family, encoder
+            ),
             *_fine_tuning(bench, dataset, encoder),
         ),
         disk=_disk(config, anatomy),
@@ -198,10 +200,23 @@ def _corpora(
 
 
 def _pretraining(
-    bench: _Bench, corpora: Corpora, corpus_tokens: int, family: Family, encoder: PairEncoder
+    bench: _Bench,
+    dataset: Dataset,
+    corpora: Corpora,
+    corpus_tokens: int,
+    family: Family,
+    encoder: PairEncoder,
 ) -> StagePlan:
     config = bench.config.pretrain
-    stream = MixtureStream(corpora, encoder, family, config, vectors=_anywhere, seed=bench.config.seed)
+    stream = MixtureStream(
+        corpora,
+        encoder,
+        family,
+        config,
+        items=dataset.item_fields(),
+        vectors=_anywhere,
+        seed=bench.config.seed,
+    )
     knobs: Mapping[str, tuple[str, int]] = {
         "contrast": ("pretrain.matching.contrast_tokens", config.matching.contrast_tokens),
     }

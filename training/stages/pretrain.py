@@ -20,7 +20,7 @@ from training.families import Family
 from training.loop import LossFn
 from training.models.base import RelevanceModel, to_tensors
 from training.models.embedding import Embedder, ItemVectors
-from training.objectives.matching import MatchPool, contrast_loss, joint_loss
+from training.objectives.matching import Items, MatchPool, contrast_loss, joint_loss
 from training.objectives.rows import IntArray, Row
 from training.streams import Batch, Packer
 
@@ -55,6 +55,7 @@ class MixtureStream:
         family: Family,
         config: PretrainConfig,
         *,
+        items: Items,
         vectors: ItemVectors,
         seed: int,
     ) -> None:
@@ -69,7 +70,7 @@ class MixtureStream:
                 self._rows[name] = family.rows(documents, encoder, max_tokens=config.max_document_tokens)
             if wanted & {"contrast", "joint"}:
                 near = vectors if "joint" in wanted else None
-                self._pools[name] = MatchPool(documents, encoder, config.matching, vectors=near)
+                self._pools[name] = MatchPool(documents, encoder, config.matching, items=items, vectors=near)
         self._sources = self._weighted(wanted)
         self._packers = {source: self._packer(*source) for source in self._sources}
 
@@ -95,10 +96,7 @@ class MixtureStream:
         if objective == "language":
             lengths = [len(row) for row in self._rows[corpus]]
             return Packer(lengths, tokens=config.batch_tokens, seed=self._seed, name=name)
-        lengths = [
-            len(match.text_ids) + sum(map(len, match.fields.values()))
-            for match in self._pools[corpus].matches
-        ]
+        lengths = self._pools[corpus].lengths()
         tokens = config.matching.contrast_tokens
         if objective == "joint":
             # A group reads its text once with every item.

@@ -129,7 +129,13 @@ def pretrain(shop: Workshop) -> None:
     corpora = _corpora(shop)
     model = shop.model()
     stream = MixtureStream(
-        corpora, shop.encoder, shop.family, config, vectors=shop.item_vectors, seed=shop.config.seed
+        corpora,
+        shop.encoder,
+        shop.family,
+        config,
+        items=shop.dataset.item_fields(),
+        vectors=shop.item_vectors,
+        seed=shop.config.seed,
     )
     curve = train(
         model,
