@@ -44,8 +44,8 @@ DOCUMENTS = [
 
 
 ITEMS = {
-    name: {"title": name, "category": f"{name} shops", "services": "delivery"}
-    for name in ("gas", "oil", "sun")
+    name: {"title": name, "category": f"{name} shops", "services": ["delivery"]}
+    for name in ("gas", "oil", "sun", "aab", "aaab", "zz", "xyz")
 }
 
 
@@ -82,9 +82,19 @@ def test_a_text_matches_the_item_next_to_it_and_a_lone_item_its_first_field(enco
 
 
 def test_a_lone_item_is_not_matched_with_the_field_it_is_asked_by(encoder: PairEncoder) -> None:
-    sun = pool_of(encoder, near=False).matches[-1]
-    assert text(encoder, sun.fields["category"]) == "sun shops"
-    assert not sun.fields["title"]
+    pool = pool_of(encoder)
+    sun = pool.matches[-1]
+    assert text(encoder, pool.fields(sun, "sun")["category"]) == "sun shops"
+    # Nor are its rivals: a missing title would tell which item is the right one.
+    assert not any(pool.fields(sun, name)["title"] for name in ("sun", "gas", "oil"))
+
+
+def test_items_are_read_with_all_their_fields_whatever_the_document_shows(encoder: PairEncoder) -> None:
+    pool = pool_of(encoder, near=False)
+    fields = pool.fields(pool.matches[0], "gas")
+    assert [text(encoder, fields[name]) for name in ("title", "category", "services")] == [
+        "gas", "gas shops", "delivery",
+    ]  # fmt: skip
 
 
 def test_excluded_are_same_texts_same_items_and_texts_of_one_document(encoder: PairEncoder) -> None:
@@ -105,8 +115,8 @@ def test_a_contrast_batch_holds_both_sides_under_their_segments(encoder: PairEnc
     assert batch["text.lengths"].tolist() == [4, 4]
     kinds = encoder.spec.segments
     shops = [kinds["category"]] * 2
-    assert batch["item.segment_ids"][0].tolist() == [0, kinds["title"], *shops, 0]
-    assert text(encoder, batch["item.input_ids"][1][1:-1]) == "oil oil shops"
+    assert batch["item.segment_ids"][0].tolist() == [0, kinds["title"], *shops, kinds["services"], 0]
+    assert text(encoder, batch["item.input_ids"][1][1:-1]) == "oil oil shops delivery"
 
 
 @pytest.mark.parametrize("seed", range(20))
