@@ -53,7 +53,7 @@ def test_a_killed_training_ends_with_the_weights_and_the_curve_of_an_undisturbed
     resumed, curve = pretrain_tiny(killed)
     undisturbed, wanted = pretrain_tiny(tmp_path)
     assert [_untimed(point) for point in curve] == [_untimed(point) for point in wanted]
-    assert len(curve) >= 4
+    assert len(curve) >= 3
     weights = undisturbed.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in resumed.state_dict().items())
     _tensorboard_shows(killed / "events", curve)
