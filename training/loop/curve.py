@@ -64,25 +64,29 @@ class Curve:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int, float], None]]:
-    """Yield what reports (tokens done, loss): a bar on a terminal, a line every tenth in a log."""
+def progress(title: str, total: int) -> Iterator[Callable[[Position, float], None]]:
+    """Yield what reports a position and the last loss: a bar on a terminal, a line every tenth in a log."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[said]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns) as bar:
-        task = bar.add_task(title, total=total, loss=float("nan"))
+        task = bar.add_task(title, total=total, said="")
         tenths = 0
 
-        def report(done: int, loss: float) -> None:
+        def report(position: Position, loss: float) -> None:
             nonlocal tenths
-            bar.update(task, completed=done, loss=loss)
-            if not bar.console.is_terminal and 10 * done // total > tenths:
-                tenths = 10 * done // total
-                print(f"{title}: {done:,} of {total:,} tokens, loss {loss:.3f}", flush=True)
+            said = f"loss {loss:.3f}"
+            if position.points:
+                last = position.points[-1]
+                said += f", {last['tokens_per_s']:,.0f} tokens/s, MFU {last['mfu']:.0%}"
+            bar.update(task, completed=position.seen, said=said)
+            if not bar.console.is_terminal and 10 * position.seen // total > tenths:
+                tenths = 10 * position.seen // total
+                print(f"{title}: {position.seen:,} of {total:,} tokens, {said}", flush=True)
 
         yield report

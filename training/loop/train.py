@@ -84,7 +84,7 @@ def train(
             optimiser.zero_grad()
             position.seen += batch.tokens
             curve.add(batch, value, rate)
-            advance(position.seen, value)
+            advance(position, value)
             if watch and watch(model, position.seen):
                 break
             checkpointer.save_if_due(position)
