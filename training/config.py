@@ -12,6 +12,7 @@ from training.corpus.dke import DkeConfig
 from training.corpus.icp import IcpConfig
 from training.corpus.mining import DuckDbConfig
 from training.corpus.rcd import RcdConfig
+from training.errors import UserError
 from training.objectives.blank import BlankConfig
 from training.objectives.matching import MatchingConfig
 from training.objectives.mlm import MlmConfig
@@ -21,7 +22,7 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 _Budget = Annotated[int, Field(ge=1)]
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A configuration file is wrong; the message names file, field and what is allowed."""
 
 

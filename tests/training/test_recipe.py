@@ -13,6 +13,7 @@ from support.tiny import tiny_checkpoint
 from model_repo.repository import Repository
 from training.cli import main
 from training.config import ConfigError, load_config
+from training.errors import FitError, UserError
 from training.stages.artifacts import RunFolder, code_commit
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
@@ -168,3 +169,15 @@ def test_score_names_the_bad_line_and_writes_nothing(
     assert main(["score", *arguments, "--labels", str(bad), "--out", str(out)]) == 1
     assert "bad.tsv:2: item_id: 'nope' is not in items" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("error", [*FitError.__subclasses__(), *UserError.__subclasses__()])
+def test_an_error_that_a_user_can_mend_is_one_line(
+    error: type[UserError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error("mend this")
+
+    monkeypatch.setattr("training.config.load_config", fail)
+    assert main(["run", "--config", "c.yaml"]) == 1
+    assert capsys.readouterr().err == "cprm-train: mend this\n"

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from training.config import OptimiserConfig
+from training.errors import FitError
 from training.loop.curve import Curve, progress
 from training.loop.journal import Checkpointer, Journal
 from training.loop.optimiser import make_optimiser, set_rate
@@ -30,7 +31,7 @@ class Watch(Protocol):
     def restore(self, state: Any) -> None: ...
 
 
-class DivergedError(RuntimeError):
+class DivergedError(FitError):
     """The loss stopped being a number."""
 
 
