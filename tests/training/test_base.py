@@ -14,7 +14,8 @@ from training.cli import main
 from training.config import ConfigError
 from training.families.glm import GlmFamily
 from training.models.checkpoint import load_tokenizer, minilm_path
-from training.models.glm.folder import open_glm
+from training.models.glm.folder import load_glm
+from training.models.glm.vocabulary import load_glm_tokenizer
 from training.stages import base
 from training.stages.base import load_base_config
 
@@ -39,7 +40,7 @@ def test_the_folder_loads_and_a_second_start_trains_nothing(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _base(tmp_path, data) == 0
-    model, tokenizer = open_glm(tmp_path / "glm", segment_count=5)
+    model, tokenizer = load_glm(tmp_path / "glm", segment_count=5), load_glm_tokenizer(tmp_path / "glm")
     assert model.config.hidden_size == 32
     assert tokenizer.token_to_id("<|startofpiece|>") == 30522
     curve = json.loads((tmp_path / "glm" / "run" / "base.json").read_text())["curve"]
@@ -53,7 +54,7 @@ def test_a_catalogue_vocabulary_holds_the_label_words_and_is_what_the_model_read
     tmp_path: Path, data: Path
 ) -> None:
     assert _base(tmp_path, data, CONFIG + "vocabulary: catalogue\nvocabulary_size: 600\n") == 0
-    model, tokenizer = open_glm(tmp_path / "glm")
+    model, tokenizer = load_glm(tmp_path / "glm"), load_glm_tokenizer(tmp_path / "glm")
     assert tokenizer.get_vocab_size() <= model.config.vocab_size < 1000
     assert len(tokenizer.encode("yes", add_special_tokens=False).ids) == 1
 

@@ -16,14 +16,15 @@ import torch
 from rich.console import Console
 
 from model_repo.bundle import replace_text
-from training.ablation.grid import NONE, RECIPES, AblationConfig, Cell, cells
+from training.ablation.grid import RECIPES, AblationConfig, Cell, cells
 from training.baselines import score_baseline
 from training.config import ConfigError, RunConfig
 from training.data.dataset import Dataset, load_dataset
 from training.evaluation.scores import SplitScores
 from training.stages.artifacts import RunFolder, code_commit
 from training.stages.evaluate import model_scores
-from training.stages.run import RECIPE, Workshop, fine_tune, open_workshop, pretrain
+from training.stages.names import PRETRAIN, RECIPE
+from training.stages.run import Workshop, fine_tune, open_workshop, pretrain
 
 _console = Console()
 
@@ -86,12 +87,12 @@ def _train(cell: Cell, config: RunConfig, shop: Workshop, out: Path) -> tuple[Sp
     """Pre-train once for all label shares of a variant and seed; fine-tune and score."""
     spent: dict[str, Any] = {}
     weights = None
-    if not cell.variant.startswith(NONE):
+    if RECIPES[cell.variant].pretrained:
         # The share of labels is no part of pre-training, so that all shares find the same folder.
         shared = config.model_copy(update={"sft": shop.config.sft})
         weights = RunFolder(out / "work" / f"{cell.variant}.seed{cell.seed}", shared)
         pretrain(replace(shop, config=shared, folder=weights))
-        spent["pretrain"] = _spent(weights.result("pretrain"))
+        spent["pretrain"] = _spent(weights.result(PRETRAIN))
         spent["corpora"] = {name: made["documents"] for name, made in weights.result("corpora").items()}
     folder = RunFolder(out / "work" / cell.name, config)
     tuned = replace(shop, config=config, folder=folder)

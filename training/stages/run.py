@@ -32,10 +32,10 @@ from training.report.render import write_report
 from training.stages.artifacts import RunFolder, code_commit
 from training.stages.early_stop import EarlyStop
 from training.stages.evaluate import baseline_scores, model_scores, summarise
+from training.stages.names import PRETRAIN, RECIPE, SFT_ALONE
 from training.stages.pretrain import Corpora, MixtureStream, build_corpora, pretraining_loss
 from training.stages.sft import QueryStream, relevance_loss
 
-RECIPE, SFT_ALONE = "cprm", "sft-alone"
 _console = Console()
 
 
@@ -123,7 +123,7 @@ def _corpora(shop: Workshop) -> Corpora:
 
 def pretrain(shop: Workshop) -> None:
     """Build the corpora and continue pre-training on them."""
-    if shop.folder.result("pretrain") is not None:
+    if shop.folder.result(PRETRAIN) is not None:
         return
     config = shop.config.pretrain
     corpora = _corpora(shop)
@@ -137,11 +137,11 @@ def pretrain(shop: Workshop) -> None:
         pretraining_loss(config),
         config.optimiser,
         title="continual pre-training",
-        journal=shop.folder.journal("pretrain"),
+        journal=shop.folder.journal(PRETRAIN),
     )
     if isinstance(model, RelevanceGlm):
         save_glm(model.glm, shop.family.tokenizer, shop.folder.root / "checkpoint")
-    shop.folder.finish("pretrain", {"curve": curve}, model)
+    shop.folder.finish(PRETRAIN, {"curve": curve}, model)
 
 
 def fine_tune_all(shop: Workshop) -> None:
@@ -157,7 +157,7 @@ def fine_tune(shop: Workshop, name: str, *, start: RunFolder | None) -> None:
         return
     model = shop.model()
     if start:
-        start.load_weights("pretrain", model)
+        start.load_weights(PRETRAIN, model)
     config, scale = shop.config.sft, shop.dataset.card.labels
     stream = QueryStream(shop.dataset.labels("train"), shop.source, scale, config, seed=shop.config.seed)
     watch = EarlyStop(shop.dataset.labels("dev"), shop.source, scale, config) if config.evaluations else None
