@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from model_repo.manifest import NAME
 from training.corpus.dke import DkeConfig
 from training.corpus.icp import IcpConfig
 from training.corpus.mining import DuckDbConfig
@@ -135,7 +136,7 @@ class SftConfig(_Strict):
 class RunConfig(_Strict):
     """Everything a run depends on but the data and the code."""
 
-    bundle: str
+    bundle: str = Field(pattern=NAME)
     data: Path | None = None
     seed: int = Field(default=0, ge=0)
     family: Literal["encoder", "glm"] = "encoder"
