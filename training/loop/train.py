@@ -47,7 +47,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Train in place until `config.tokens` real tokens were seen; return the curve.
 
-    Each point has `tokens`, `loss` (mean since the last point), `learning_rate`, `tokens_per_s` and `mfu`.
+    Each point has `tokens`, `loss` (mean since the last point), `seconds` (since the beginning, over all starts),
+    `learning_rate`, `tokens_per_s` and `mfu`.
     With a journal a killed run goes on with the identical next batch; whoever keeps the result removes the
     checkpoint then. Raises DivergedError when the loss is not finite.
     """
