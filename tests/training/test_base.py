@@ -59,6 +59,31 @@ def test_a_catalogue_vocabulary_holds_the_label_words_and_is_what_the_model_read
     assert len(tokenizer.encode("yes", add_special_tokens=False).ids) == 1
 
 
+def test_documents_longer_than_the_positions_are_refused(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _base(tmp_path, data, CONFIG.replace("tokens: 48", "tokens: 258")) == 1
+    said = "pretrain.max_document_tokens: 258 tokens, but glm-tiny has 257 positions"
+    assert said in capsys.readouterr().err
+
+
+def test_a_catalogue_of_many_fields_needs_no_budgets(tmp_path: Path) -> None:
+    names = [f"field-{number}" for number in range(40)]
+    card = {
+        "name": "wide",
+        "language": "en",
+        "licence": "CC0-1.0",
+        "item_fields": [{"name": name, "role": "attribute"} for name in names],
+        "labels": {"scale": [0, 1], "relevant_from": 1},
+    }
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    (wide / "dataset.json").write_text(json.dumps(card))
+    items = [{"item_id": str(n), "fields": dict.fromkeys(names, f"gas bill {n}")} for n in range(5)]
+    (wide / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    assert _base(tmp_path, wide, CONFIG.replace("12000", "500")) == 0
+
+
 def test_fresh_words_start_from_minilm_by_name() -> None:
     family = GlmFamily("glm-small", label_words=("yes", "no"))
     model = family.model(segments=4, dropout=0.0)
