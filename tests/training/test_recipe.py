@@ -125,18 +125,16 @@ def test_another_config_is_told_by_its_first_differing_keys(tmp_path: Path) -> N
         RunFolder(tmp_path, before.model_copy(update={"seed": 7, "render": render}))
     assert "seed: 0 there, 7 here" in str(error.value)
     assert f"render.max_tokens: {before.render.max_tokens} there, 99 here" in str(error.value)
-    many = dict.fromkeys(("scale", "contrast_tokens", "near_negatives", "far_negatives", "neighbours"), 3)
+    many = dict.fromkeys(("scale", "contrast_tokens", "near_negatives", "far_negatives", "neighbours"), 7)
     matching = before.pretrain.matching.model_copy(update=many)
     pretrain = before.pretrain.model_copy(update={"matching": matching, "batch_tokens": 1})
     with pytest.raises(ConfigError, match=r"; and 1 more\); remove"):
         RunFolder(tmp_path, before.model_copy(update={"pretrain": pretrain}))
 
 
-def blank_pair(length: int) -> dict[str, torch.Tensor]:
-    """A pair of that many tokens, as either family reads it."""
+def blank_text(length: int) -> dict[str, torch.Tensor]:
     ids = torch.zeros(1, length, dtype=torch.long)
-    places = {"lengths": length, "sep": length - 1, "mask_index": length - 3}
-    return {"input_ids": ids, "segment_ids": ids} | {k: torch.tensor([v]) for k, v in places.items()}
+    return {"input_ids": ids, "segment_ids": ids, "lengths": torch.tensor([length])}
 
 
 @pytest.mark.parametrize("family", ["encoder", "glm"])
@@ -150,9 +148,9 @@ def test_lengths_beyond_the_positions_of_the_model_are_refused(tmp_path: Path, f
     config = load_config(tmp_path / "c.yaml")
     shop = open_workshop(config, SAMPLE, tmp_path / "fits")
     model = shop.model()
-    model(blank_pair(positions))
-    with pytest.raises(IndexError):
-        model(blank_pair(positions + 1))
+    model.states(blank_text(positions))
+    with pytest.raises((IndexError, RuntimeError)):
+        model.states(blank_text(positions + 1))
     for name, longer in (
         ("render.max_tokens", config.render.model_copy(update={"max_tokens": positions + 1})),
         (
