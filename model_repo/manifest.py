@@ -51,11 +51,15 @@ class Provenance(_Strict):
     config: dict[str, Any]
 
 
+NAME = r"^[a-z0-9][a-z0-9_-]*$"
+"""Names of bundles: folders, URLs and metric labels hold them."""
+
+
 class Manifest(_Strict):
     """manifest.json of one version. `files` maps every other file to its sha256."""
 
     format_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    name: str = Field(pattern=NAME)
     version: str = Field(pattern=r"^[1-9][0-9]*$")
     family: Literal["encoder", "glm"]
     spec: RenderSpec

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from model_repo.bundle import BundleError
 from training.commands import ablate, base, data, recipe, scores, teach
+from training.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,16 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Spinning OpenMP pools halt each other wherever two processes share cores; sleeping ones cost a few percent.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = _parser().parse_args(argv)
-    # Imports of torch take seconds; `--help` must not pay for them.
-    from training.config import ConfigError
-    from training.data.problems import DataError
-    from training.export.exporter import ParityError
-    from training.loop import DivergedError
-    from training.models.checkpoint import CheckpointError
-
     try:
         return int(arguments.run(arguments))
-    except (BundleError, CheckpointError, ConfigError, DataError, DivergedError, ParityError) as error:
+    except (BundleError, UserError) as error:
         print(f"cprm-train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

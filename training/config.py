@@ -8,10 +8,12 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from model_repo.manifest import NAME
 from training.corpus.dke import DkeConfig
 from training.corpus.icp import IcpConfig
 from training.corpus.mining import DuckDbConfig
 from training.corpus.rcd import RcdConfig
+from training.errors import UserError
 from training.objectives.blank import BlankConfig
 from training.objectives.matching import MatchingConfig
 from training.objectives.mlm import MlmConfig
@@ -21,7 +23,7 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 _Budget = Annotated[int, Field(ge=1)]
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A configuration file is wrong; the message names file, field and what is allowed."""
 
 
@@ -134,7 +136,7 @@ class SftConfig(_Strict):
 class RunConfig(_Strict):
     """Everything a run depends on but the data and the code."""
 
-    bundle: str
+    bundle: str = Field(pattern=NAME)
     data: Path | None = None
     seed: int = Field(default=0, ge=0)
     family: Literal["encoder", "glm"] = "encoder"

@@ -89,5 +89,6 @@ class FakeTeacher:
         return self._handle(request)
 
     def client(self, **options: Any) -> TeacherClient:
-        endpoint = Endpoint("http://teacher.test/v1", options.pop("model", "teacher-1"), **options)
+        url, model = options.pop("url", "http://teacher.test/v1"), options.pop("model", "teacher-1")
+        endpoint = Endpoint(url, model, **options)
         return TeacherClient(endpoint, http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(self)))

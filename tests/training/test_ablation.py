@@ -13,10 +13,12 @@ from support.tiny import tiny_checkpoint
 from training.ablation import run as ablation_run
 from training.ablation.grid import RECIPES, AblationConfig, Cell, cells, load_ablation
 from training.ablation.report import TITLES
-from training.ablation.run import read_cell
+from training.ablation.run import open_data, read_cell, run_grid
 from training.baselines import BASELINES
 from training.cli import main
 from training.config import ConfigError, RunConfig
+from training.stages.artifacts import RunFolder
+from training.stages.names import RECIPE
 
 CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs" / "ablation").glob("*.yaml"))
 RUN = {
@@ -156,6 +158,8 @@ def test_every_cell_leaves_a_record_and_scores(finished: Path) -> None:
         assert len(np.unique(scores.test)) > 10
         if cell.variant in ("full", "-rcd"):
             assert record["pretrain"]["tokens"] >= 2000
+            assert record["pretrain"]["seconds"] > 0
+        assert ("sft" in record) == (cell.variant != "bm25")
         assert ("rcd" in record.get("corpora", {})) == (cell.variant == "full")
 
 
@@ -177,6 +181,51 @@ def test_the_result_compares_full_with_the_others_at_equal_labels(finished: Path
     assert difference["value"] == pytest.approx(values["full", 0.5] - values["none", 0.5])
     assert difference["low"] <= difference["value"] <= difference["high"]
     assert 0 < difference["p_value"] <= 1
+
+
+def test_rows_tell_calibration_and_the_seconds_of_each_stage(finished: Path) -> None:
+    rows = json.loads((finished / "ablation.json").read_text())["rows"]
+    by_variant = {row["variant"]: row for row in rows}
+    assert all(0 <= row["calibration_error"] <= 1 for row in rows)
+    assert by_variant["full"]["spent"]["pretrain_seconds"] > 0
+    assert by_variant["none"]["spent"]["pretrain_seconds"] is None
+    assert by_variant["none"]["spent"]["sft_seconds"] > 0
+    assert by_variant["bm25"]["spent"]["sft_seconds"] is None
+    assert by_variant["bm25"]["spent"]["wall_s"] is not None
+
+
+def test_a_cell_whose_record_was_deleted_is_made_again(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = load_ablation(finished.parent / "grid.yaml")
+    cell = Cell(0, 0.5, "none")
+    work = finished / "work" / cell.name
+    assert not list(work.glob(f"{RECIPE}.*"))
+    # An earlier version left the record of the stage without its weights.
+    (work / f"{RECIPE}.json").write_text("{}")
+    before = read_cell(finished, cell)
+    (finished / "cells" / f"{cell.name}.json").unlink()
+    run_grid(grid, open_data(grid, finished.parent / "data"), finished, seeds=[0])
+    after = read_cell(finished, cell)
+    assert before
+    assert after
+    assert np.array_equal(before[1].test, after[1].test)
+
+
+def test_two_processes_with_different_seeds_share_a_folder_and_with_equal_ones_do_not(
+    finished: Path,
+) -> None:
+    grid = load_ablation(finished.parent / "grid.yaml")
+    dataset = open_data(grid, finished.parent / "data")
+    cell, other = Cell(0, 1.0, "none"), Cell(1, 1.0, "none")
+    for one in (cell, other):
+        (finished / "cells" / f"{one.name}.json").unlink()
+    with RunFolder(finished / "work" / cell.name, cell.config(grid)).training():
+        run_grid(grid, dataset, finished, seeds=[1])
+        assert read_cell(finished, other)
+        with pytest.raises(ConfigError, match=rf"{cell.name}: another process trains there"):
+            run_grid(grid, dataset, finished, seeds=[0])
+    run_grid(grid, dataset, finished, seeds=[0])
 
 
 def test_the_page_shows_every_row_and_opens_without_a_network(finished: Path) -> None:

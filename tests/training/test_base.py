@@ -14,7 +14,8 @@ from training.cli import main
 from training.config import ConfigError
 from training.families.glm import GlmFamily
 from training.models.checkpoint import load_tokenizer, minilm_path
-from training.models.glm.folder import open_glm
+from training.models.glm.folder import load_glm
+from training.models.glm.vocabulary import load_glm_tokenizer
 from training.stages import base
 from training.stages.base import load_base_config
 
@@ -39,7 +40,7 @@ def test_the_folder_loads_and_a_second_start_trains_nothing(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _base(tmp_path, data) == 0
-    model, tokenizer = open_glm(tmp_path / "glm", segment_count=5)
+    model, tokenizer = load_glm(tmp_path / "glm", segment_count=5), load_glm_tokenizer(tmp_path / "glm")
     assert model.config.hidden_size == 32
     assert tokenizer.token_to_id("<|startofpiece|>") == 30522
     curve = json.loads((tmp_path / "glm" / "run" / "base.json").read_text())["curve"]
@@ -53,9 +54,34 @@ def test_a_catalogue_vocabulary_holds_the_label_words_and_is_what_the_model_read
     tmp_path: Path, data: Path
 ) -> None:
     assert _base(tmp_path, data, CONFIG + "vocabulary: catalogue\nvocabulary_size: 600\n") == 0
-    model, tokenizer = open_glm(tmp_path / "glm")
+    model, tokenizer = load_glm(tmp_path / "glm"), load_glm_tokenizer(tmp_path / "glm")
     assert tokenizer.get_vocab_size() <= model.config.vocab_size < 1000
     assert len(tokenizer.encode("yes", add_special_tokens=False).ids) == 1
+
+
+def test_documents_longer_than_the_positions_are_refused(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _base(tmp_path, data, CONFIG.replace("tokens: 48", "tokens: 258")) == 1
+    said = "pretrain.max_document_tokens: 258 tokens, but glm-tiny has 257 positions"
+    assert said in capsys.readouterr().err
+
+
+def test_a_catalogue_of_many_fields_needs_no_budgets(tmp_path: Path) -> None:
+    names = [f"field-{number}" for number in range(40)]
+    card = {
+        "name": "wide",
+        "language": "en",
+        "licence": "CC0-1.0",
+        "item_fields": [{"name": name, "role": "attribute"} for name in names],
+        "labels": {"scale": [0, 1], "relevant_from": 1},
+    }
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    (wide / "dataset.json").write_text(json.dumps(card))
+    items = [{"item_id": str(n), "fields": dict.fromkeys(names, f"gas bill {n}")} for n in range(5)]
+    (wide / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    assert _base(tmp_path, wide, CONFIG.replace("12000", "500")) == 0
 
 
 def test_fresh_words_start_from_minilm_by_name() -> None:

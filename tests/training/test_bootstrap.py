@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from training.data.dataset import LabelScale
 from training.data.pairs import LabelledPair
 from training.evaluation import bootstrap as module
 from training.evaluation.bootstrap import Run, bootstrap, paired_difference, seed_means
@@ -15,6 +16,8 @@ from training.evaluation.metrics import reciprocal_ranks
 
 METRICS = ["auc", "f1", "accuracy", "ndcg10", "mrr"]
 ITEMS = 12
+SCALE = LabelScale(scale=(0, 3), relevant_from=2)
+BINARY = LabelScale(scale=(0, 1), relevant_from=1)
 
 
 def labelled(queries: int, seed: int = 0) -> list[LabelledPair]:
@@ -77,7 +80,7 @@ def test_mrr_by_hand_with_a_tie_and_a_query_that_has_nothing_to_find() -> None:
     assert values.query.tolist() == [0, 2]
     assert values.value.tolist() == pytest.approx([1.0, 1 / 3])
     found = bootstrap(
-        pairs, np.array([0.1, 0.9, 0.9, 0.5, 0.7, 0.5]), relevant_from=2, threshold=0.5, resamples=5
+        pairs, np.array([0.1, 0.9, 0.9, 0.5, 0.7, 0.5]), scale=SCALE, threshold=0.5, resamples=5
     )
     assert found["mrr"].value == pytest.approx((1 + 1 / 3) / 2)
 
@@ -87,7 +90,7 @@ def test_mrr_agrees_with_a_loop_when_queries_are_scattered_over_the_file(seed: i
     pairs = labelled(30, seed)
     np.random.default_rng(seed).shuffle(pairs)  # type: ignore[arg-type]
     run = scored(pairs, seed)
-    found = bootstrap(pairs, run.scores, relevant_from=2, threshold=1.0, resamples=2)
+    found = bootstrap(pairs, run.scores, scale=SCALE, threshold=1.0, resamples=2)
     assert found["mrr"].value == pytest.approx(mrr_by_loop(pairs, run.scores, 2))
 
 
@@ -95,7 +98,7 @@ def test_mrr_agrees_with_a_loop_when_queries_are_scattered_over_the_file(seed: i
 def test_intervals_agree_with_a_loop_over_resampled_rows(name: str, naive: Callable[..., float]) -> None:
     pairs = labelled(25)
     run = scored(pairs, 1)
-    found = bootstrap(pairs, run.scores, relevant_from=2, threshold=1.0, resamples=2000)
+    found = bootstrap(pairs, run.scores, scale=SCALE, threshold=1.0, resamples=2000)
     values = []
     for draw in range(500):
         renamed, rows = resampled(pairs, draw)
@@ -111,16 +114,16 @@ def test_one_resample_has_exactly_the_metrics_of_its_rows() -> None:
     run = scored(pairs, 2)
     drawn = np.random.default_rng(7).multinomial(count, np.full(count, 1 / count))
     rows = np.concatenate([np.arange(q * ITEMS, (q + 1) * ITEMS) for q in np.repeat(np.arange(count), drawn)])
-    only = bootstrap(pairs, run.scores, relevant_from=2, threshold=1.0, resamples=1, seed=7)
+    only = bootstrap(pairs, run.scores, scale=SCALE, threshold=1.0, resamples=1, seed=7)
     assert only["auc"].low == pytest.approx(auc([pairs[row] for row in rows], run.scores[rows]))
 
 
 def test_the_size_of_a_block_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = labelled(10)
     run = scored(pairs, 3)
-    whole = bootstrap(pairs, run.scores, relevant_from=2, threshold=1.0, resamples=50)
+    whole = bootstrap(pairs, run.scores, scale=SCALE, threshold=1.0, resamples=50)
     monkeypatch.setattr(module, "_CELLS", 7 * len(pairs))
-    in_blocks = bootstrap(pairs, run.scores, relevant_from=2, threshold=1.0, resamples=50)
+    in_blocks = bootstrap(pairs, run.scores, scale=SCALE, threshold=1.0, resamples=50)
     for name, interval in whole.items():
         assert (in_blocks[name].low, in_blocks[name].high) == pytest.approx((interval.low, interval.high))
 
@@ -130,7 +133,7 @@ def test_a_mask_gives_what_the_slice_alone_gives() -> None:
     run = scored(pairs, 4)
     mask = np.arange(len(pairs)) % 3 > 0
     inside = [pair for pair, chosen in zip(pairs, mask, strict=True) if chosen]
-    common = {"relevant_from": 2, "threshold": 1.0, "resamples": 40}
+    common = {"scale": SCALE, "threshold": 1.0, "resamples": 40}
     assert bootstrap(pairs, run.scores, mask=mask, **common) == bootstrap(inside, run.scores[mask], **common)
 
 
@@ -139,8 +142,8 @@ def test_several_seeds_find_a_planted_difference_and_none_between_equal_recipes(
     good = [scored(pairs, seed) for seed in range(4)]
     equal = [scored(pairs, 100 + seed) for seed in range(4)]
     bad = [scored(pairs, 200 + seed, signal=0.5) for seed in range(4)]
-    planted = paired_difference(pairs, good, bad, relevant_from=2)
-    none = paired_difference(pairs, good, equal, relevant_from=2)
+    planted = paired_difference(pairs, good, bad, scale=SCALE)
+    none = paired_difference(pairs, good, equal, scale=SCALE)
     assert list(planted) == METRICS
     for name in ("auc", "ndcg10", "mrr"):
         assert planted[name].low > 0, name
@@ -158,8 +161,8 @@ def test_the_interval_covers_the_spread_between_seeds() -> None:
     quality = [0.2, 0.6, 1.0, 1.4]
     spread = [scored(pairs, seed, signal=signal) for seed, signal in enumerate(quality)]
     steady = [scored(pairs, 50 + seed, signal=0.8) for seed in range(4)]
-    wide = seed_means(pairs, spread, relevant_from=2)["auc"]
-    narrow = seed_means(pairs, steady, relevant_from=2)["auc"]
+    wide = seed_means(pairs, spread, scale=SCALE)["auc"]
+    narrow = seed_means(pairs, steady, scale=SCALE)["auc"]
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
 
 
@@ -168,7 +171,7 @@ def test_the_variance_over_seeds_is_that_of_their_mean() -> None:
     pairs = labelled(1, seed=3)
     values = [scored(pairs, seed) for seed in range(6)]
     single = [auc(pairs, run.scores) for run in values]
-    found = seed_means(pairs, values, relevant_from=2, resamples=4000)["auc"]
+    found = seed_means(pairs, values, scale=SCALE, resamples=4000)["auc"]
     expected = np.std(single, ddof=1) / np.sqrt(len(single))
     assert (found.high - found.low) / (2 * 1.96) == pytest.approx(expected, rel=0.15)
 
@@ -176,9 +179,9 @@ def test_the_variance_over_seeds_is_that_of_their_mean() -> None:
 def test_seeds_are_paired_only_where_their_number_is_equal() -> None:
     pairs = labelled(40)
     spread = [scored(pairs, seed, signal=signal) for seed, signal in enumerate([0.3, 0.8, 1.3])]
-    same = paired_difference(pairs, spread, spread, relevant_from=2, resamples=200)["auc"]
+    same = paired_difference(pairs, spread, spread, scale=SCALE, resamples=200)["auc"]
     assert (same.value, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
-    unpaired = paired_difference(pairs, spread, [*spread, spread[1]], relevant_from=2, resamples=200)["auc"]
+    unpaired = paired_difference(pairs, spread, [*spread, spread[1]], scale=SCALE, resamples=200)["auc"]
     assert unpaired.low < 0 < unpaired.high
 
 
@@ -187,21 +190,21 @@ def test_p_values_of_equal_models_spread_evenly_and_never_reach_zero() -> None:
     for trial in range(100):
         pairs = labelled(40, trial)
         a, b = scored(pairs, 2 * trial + 1000), scored(pairs, 2 * trial + 1001)
-        p_values.append(paired_difference(pairs, a, b, relevant_from=2, resamples=200)["auc"].p_value)
+        p_values.append(paired_difference(pairs, a, b, scale=SCALE, resamples=200)["auc"].p_value)
     assert np.mean(np.array(p_values) < 0.05) <= 0.12
     assert 0.3 < np.mean(p_values) < 0.7
     pairs = labelled(40)
     worst = Run(-scored(pairs, 0, signal=5).scores, 0.0)
-    clear = paired_difference(pairs, scored(pairs, 0, signal=5), worst, relevant_from=2, resamples=99)["auc"]
+    clear = paired_difference(pairs, scored(pairs, 0, signal=5), worst, scale=SCALE, resamples=99)["auc"]
     assert clear.p_value == pytest.approx(1 / 100)
 
 
 def test_one_class_has_neither_difference_nor_p_value() -> None:
     pairs = [LabelledPair("q", "a", 0), LabelledPair("q", "b", 0)]
     run = Run(np.zeros(2), 0.5)
-    assert paired_difference(pairs, run, run, relevant_from=1, resamples=5)["mrr"].p_value is None
+    assert paired_difference(pairs, run, run, scale=BINARY, resamples=5)["mrr"].p_value is None
 
 
 def test_no_runs_are_refused() -> None:
     with pytest.raises(ValueError, match="no run"):
-        seed_means(labelled(2), [], relevant_from=2)
+        seed_means(labelled(2), [], scale=SCALE)

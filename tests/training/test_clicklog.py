@@ -31,6 +31,10 @@ class Log:
 
     def __init__(self, *clicks: Click, path: Path | None = None, items: str = "abcde") -> None:
         self._clicks, self.click_path, self.items = list(clicks), path, dict.fromkeys(items)
+        self.held_out: set[str] = set()
+
+    def held_out_queries(self) -> set[str]:
+        return self.held_out
 
     def clicks(self) -> list[Click]:
         return self._clicks
@@ -50,6 +54,14 @@ def tsv(folder: Path, *rows: bytes, name: str = "clicks.tsv") -> Log:
     data = b"\t".join(column.encode() for column in CLICK_COLUMNS) + b"\n" + b"\n".join(rows)
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     return Log(path=path)
+
+
+def test_held_out_queries_are_dropped_whatever_their_case_and_counted() -> None:
+    log = Log(Click("Gas  Bill", "a", 10, 2), Click("gas bill", "b", 8, 4), Click("oil", "c", 5, 1))
+    assert DropReason.HELD_OUT_QUERY not in mined(log).dropped
+    log.held_out = {"gas bill"}
+    assert kept(log) == [("oil", "c")]
+    assert mined(log).dropped[DropReason.HELD_OUT_QUERY] == 2
 
 
 def test_pairs_come_most_clicked_first_with_their_rate() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from training.corpus.dke import DkeConfig, build_dke
-from training.corpus.document import CorpusReport, Document, Drop, DropReason, Segment
+from training.corpus.document import Builder, CorpusReport, Document, Drop, DropReason, Segment
 from training.corpus.icp import IcpConfig, build_icp
 from training.corpus.rcd import RcdConfig, build_rcd
 from training.data.dataset import Completion, CompletionQuery, Dataset, DatasetCard, Item
@@ -45,6 +45,9 @@ class Shop:
 
     def labels(self, split: str) -> list[LabelledPair]:
         pytest.fail("labels never reach a builder")
+
+    def held_out_queries(self) -> set[str]:
+        return set()
 
     def clicks(self) -> list[Click]:
         return [
@@ -137,6 +140,31 @@ def test_rcd_puts_prose_under_the_body_behind_the_fields_and_names_what_it_refus
     said = (Segment("query", "warm my home"), Segment("about", "it pays for gas"))
     assert documents["a:query-1"] == (*fields, *said)
     assert set(drops(made)) == {("a", DropReason.TOO_SHORT), ("gone", DropReason.UNKNOWN_ITEM)}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "build"),
+    [
+        ("heat", lambda: build_dke(SHOP, DkeConfig(), seed=0)),
+        ("heat", lambda: build_icp(SHOP, IcpConfig(), embed=embed, seed=0)),
+        ("warm my home", lambda: build_rcd(SHOP, RcdConfig(), seed=0)),
+    ],
+    ids=["dke", "icp", "rcd"],
+)
+def test_no_builder_reads_a_query_of_dev_or_test(
+    held_out: str, build: Callable[[], Builder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert any(held_out in str(made) for made in build() if isinstance(made, Document))
+    monkeypatch.setattr(Shop, "held_out_queries", lambda self: {held_out})
+    made = list(build())
+    assert not any(held_out in str(one) for one in made if isinstance(one, Document))
+    assert DropReason.HELD_OUT_QUERY in {reason for _, reason in drops(made)}
+
+
+def test_dke_without_queries_reads_no_click_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shop, "clicks", lambda self: pytest.fail("nobody asked for clicks"))
+    made = list(build_dke(SHOP, DkeConfig(max_queries=0, copies=1), seed=0))
+    assert sum(isinstance(one, Document) for one in made) == 3
 
 
 def test_rcd_refuses_a_copy_of_the_title() -> None:

@@ -47,6 +47,12 @@ BAD_ROWS = [
     ("items.jsonl", b'{"item_id": "c", "fields": {"title": "\xff"}}', Reason.BROKEN_UTF8, 3),
     ("items.jsonl", b"{", Reason.BROKEN_JSON, 3),
     ("items.jsonl", b"[]", Reason.WRONG_TYPE, 3),
+    (
+        "items.jsonl",
+        rb'{"item_id": "c", "fields": {"tags": ["\ud83d\ude00", "\uD800"]}}',
+        Reason.BROKEN_UTF8,
+        3,
+    ),
     ("items.jsonl", b'{"fields": {"title": "x"}}', Reason.MISSING_FIELD, 3),
     ("items.jsonl", b'{"item_id": "c"}', Reason.MISSING_FIELD, 3),
     ("items.jsonl", b'{"item_id": "c", "fields": {"colour": "x"}}', Reason.UNKNOWN_FIELD, 3),
@@ -115,6 +121,32 @@ def test_the_check_reads_on_after_problems_and_finds_leaks(folder: Path) -> None
     assert report.log.counts[Reason.UNKNOWN_ITEM] == 1
     assert report.log.counts[Reason.SPLIT_LEAK] == 2
     assert "labels.dev.tsv:3: item_id: 'z' is not in items" in render(report)
+
+
+def test_half_a_surrogate_pair_is_refused_by_field_and_a_whole_one_is_a_character(folder: Path) -> None:
+    row = r'{"item_id": "c", "fields": {"title": "\ud83d\ude00"}}'
+    (folder / "items.jsonl").write_text(row + "\n")
+    assert load_dataset(folder).items["c"].fields == {"title": "\N{GRINNING FACE}"}
+    (folder / "items.jsonl").write_text(row.replace(r"\ude00", "") + "\n")
+    with pytest.raises(DataError, match=r"items.jsonl:1: fields.title: holds half of a surrogate pair"):
+        load_dataset(folder)
+
+
+def test_the_check_finds_held_out_queries_in_clicks_and_completions_whatever_their_case(folder: Path) -> None:
+    (folder / "labels.test.tsv").write_text("query\titem_id\tlabel\nOil  Bill\ta\t3\noil bill\tb\t0\n")
+    (folder / "clicks.tsv").write_bytes(FILES["clicks.tsv"] + b"OIL bill\ta\t9\t1\n")
+    said = {"item_id": "a", "queries": [{"query": "oil Bill", "explanation": "it pays"}]}
+    (folder / "rcd.jsonl").write_text(json.dumps(said) + "\n")
+    shown = render(check_dataset(folder))
+    assert "clicks:0: query: 'OIL bill' is a query of dev or test" in shown
+    assert "rcd.jsonl:0: query: 'oil Bill' is a query of dev or test" in shown
+
+
+def test_held_out_queries_do_not_shrink_with_a_sample(folder: Path) -> None:
+    (folder / "labels.test.tsv").write_text("query\titem_id\tlabel\nOil\ta\t3\nsun\tb\t0\n")
+    dataset = load_dataset(folder)
+    dataset.sample("test", 1)
+    assert dataset.held_out_queries() == {"oil", "sun"}
 
 
 def test_completions_may_lack_outputs_but_not_all_of_them(folder: Path) -> None:

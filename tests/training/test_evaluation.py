@@ -196,8 +196,9 @@ def test_evaluate_compares_files_in_any_order_with_the_first(
     assert models[str(first)]["all"]["auc"]["value"] == pytest.approx(100 * roc_auc_score(labels, scores[0]))
     accuracy = 100 * np.mean(labels == (scores[0] >= 0.5))
     assert models[str(first)]["all"]["accuracy"]["value"] == pytest.approx(accuracy)
-    pairs = load_dataset(data).labels("test")
-    expected = paired_difference(pairs, Run(scores[1], 0.5), Run(scores[0], 0.5), relevant_from=2)
+    dataset = load_dataset(data)
+    runs = Run(scores[1], 0.5), Run(scores[0], 0.5)
+    expected = paired_difference(dataset.labels("test"), *runs, scale=dataset.card.labels)
     found = result["differences"][str(second)]["all"]["auc"]
     assert found["high"] < 0
     assert found["p_value"] == expected["auc"].p_value

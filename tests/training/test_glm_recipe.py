@@ -11,7 +11,8 @@ from support.data import short_sample
 from support.tiny import tiny_checkpoint
 
 from training.config import RunConfig, load_config
-from training.models.glm.folder import open_glm
+from training.models.glm.folder import load_glm
+from training.models.glm.vocabulary import load_glm_tokenizer
 from training.stages.run import RECIPE, SFT_ALONE, evaluate, fine_tune, open_workshop, pretrain
 
 TINY = """
@@ -72,7 +73,10 @@ def test_every_stage_leaves_its_result(finished: Path) -> None:
 def test_the_pretrained_glm_is_a_folder_that_another_run_starts_from(
     finished: Path, config: RunConfig, data: Path, tmp_path: Path
 ) -> None:
-    glm, tokenizer = open_glm(finished / "checkpoint", segment_count=7)
+    glm, tokenizer = (
+        load_glm(finished / "checkpoint", segment_count=7),
+        load_glm_tokenizer(finished / "checkpoint"),
+    )
     stage = torch.load(finished / "pretrain.pt", weights_only=True)
     assert all(torch.equal(value, stage[f"glm.{name}"]) for name, value in glm.state_dict().items())
     assert tokenizer.token_to_id("<|startofpiece|>") == 30522

@@ -15,7 +15,7 @@ from support.killable import CONFIG, pretrain_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TESTS = Path(__file__).parents[1]
-TIMED = {"tokens_per_s", "mfu"}
+TIMED = {"tokens_per_s", "mfu", "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,8 @@ def test_a_killed_training_ends_with_the_weights_and_the_curve_of_an_undisturbed
     undisturbed, wanted = pretrain_tiny(tmp_path)
     assert [_untimed(point) for point in curve] == [_untimed(point) for point in wanted]
     assert len(curve) >= 3
+    seconds = [point["seconds"] for point in curve]
+    assert seconds == sorted(seconds)
     weights = undisturbed.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in resumed.state_dict().items())
     _tensorboard_shows(killed / "events", curve)

@@ -40,19 +40,27 @@ def _longer(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"sft": config.sft.model_copy(update={"optimiser": optimiser})})
 
 
-RECIPES: dict[str, _Change] = {
-    FULL: lambda config: config,
-    "-dke": _without("dke"),
-    "-icp": _without("icp"),
-    "-rcd": _without("rcd"),
-    "dke-only": _without("icp", "rcd"),
-    "icp-only": _without("dke", "rcd"),
-    "rcd-only": _without("dke", "icp"),
-    "contrast-only": _reading("contrast"),
-    "joint-only": _reading("joint"),
-    "language-only": _reading("language"),
-    NONE: lambda config: config,
-    "none-longer": _longer,
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a variant changes of the grid's `run`; without pre-training it is SFT from the start weights."""
+
+    change: _Change = lambda config: config
+    pretrained: bool = True
+
+
+RECIPES = {
+    FULL: Recipe(),
+    "-dke": Recipe(_without("dke")),
+    "-icp": Recipe(_without("icp")),
+    "-rcd": Recipe(_without("rcd")),
+    "dke-only": Recipe(_without("icp", "rcd")),
+    "icp-only": Recipe(_without("dke", "rcd")),
+    "rcd-only": Recipe(_without("dke", "icp")),
+    "contrast-only": Recipe(_reading("contrast")),
+    "joint-only": Recipe(_reading("joint")),
+    "language-only": Recipe(_reading("language")),
+    NONE: Recipe(pretrained=False),
+    "none-longer": Recipe(_longer, pretrained=False),
 }
 """`-dke` leaves a corpus out and `dke-only` the two others; `joint-only` keeps all corpora and drops the other
 objectives; `none` is SFT alone, and `none-longer` spends the tokens of pre-training on SFT too."""
@@ -126,7 +134,7 @@ class Cell:
 
     def config(self, grid: AblationConfig) -> RunConfig:
         """The recipe of this cell."""
-        config = RECIPES.get(self.variant, RECIPES[FULL])(grid.run)
+        config = RECIPES.get(self.variant, RECIPES[FULL]).change(grid.run)
         sft = config.sft.model_copy(update={"label_share": self.label_share})
         return config.model_copy(update={"seed": self.seed, "sft": sft})
 

@@ -16,14 +16,15 @@ import torch
 from rich.console import Console
 
 from model_repo.bundle import replace_text
-from training.ablation.grid import NONE, RECIPES, AblationConfig, Cell, cells
+from training.ablation.grid import RECIPES, AblationConfig, Cell, cells
 from training.baselines import score_baseline
 from training.config import ConfigError, RunConfig
 from training.data.dataset import Dataset, load_dataset
 from training.evaluation.scores import SplitScores
 from training.stages.artifacts import RunFolder, code_commit
-from training.stages.evaluate import model_scores
-from training.stages.run import RECIPE, Workshop, fine_tune, open_workshop, pretrain
+from training.stages.evaluate import check_labels, model_scores
+from training.stages.names import PRETRAIN, RECIPE
+from training.stages.run import Workshop, fine_tune, open_workshop, pretrain
 
 _console = Console()
 
@@ -44,11 +45,12 @@ def run_grid(
 
     Cells that are there are not run again; a killed cell goes on from its checkpoint. Processes with different
     seeds may share `out`. Raises ConfigError when `out` belongs to another recipe or other data, or the grid lacks
-    a seed, DataError for the data.
+    a seed, or another process trains the same cell; DataError for the data.
     """
     if unknown := set(seeds or ()) - set(grid.seeds):
         raise ConfigError(f"--seeds: {sorted(unknown)} are not among the grid's {list(grid.seeds)}")
     RunFolder(out, grid.ground()).bind(dataset.root)
+    check_labels(dataset)
     wanted = [cell for cell in cells(grid) if seeds is None or cell.seed in seeds]
     missing = [cell for cell in wanted if not _record(out, cell).exists()]
     _console.print(f"{len(wanted)} cells, {len(wanted) - len(missing)} of them done")
@@ -62,6 +64,12 @@ def run_grid(
 
 def _run_cell(grid: AblationConfig, cell: Cell, shop: Workshop, out: Path) -> None:
     config = cell.config(grid)
+    folder = RunFolder(out / "work" / cell.name, config)
+    with folder.training():
+        _make_cell(cell, config, shop, folder, out)
+
+
+def _make_cell(cell: Cell, config: RunConfig, shop: Workshop, folder: RunFolder, out: Path) -> None:
     start = time.monotonic()
     record: dict[str, Any] = {
         "variant": cell.variant,
@@ -72,28 +80,31 @@ def _run_cell(grid: AblationConfig, cell: Cell, shop: Workshop, out: Path) -> No
         "config": config.model_dump(mode="json"),
     }
     if cell.variant in RECIPES:
-        scores, spent = _train(cell, config, shop, out)
+        scores, spent = _train(cell, config, shop, folder, out)
         record |= spent
     else:
         scores = score_baseline(cell.variant, shop.dataset, config, shop.embed)
     record["wall_s"] = round(time.monotonic() - start, 1)
     _store(out, cell, record, scores)
     # The record is what remains of a cell: a grid of weights would fill a disk.
-    (out / "work" / cell.name / f"{RECIPE}.pt").unlink(missing_ok=True)
+    folder.forget(RECIPE)
 
 
-def _train(cell: Cell, config: RunConfig, shop: Workshop, out: Path) -> tuple[SplitScores, dict[str, Any]]:
+def _train(
+    cell: Cell, config: RunConfig, shop: Workshop, folder: RunFolder, out: Path
+) -> tuple[SplitScores, dict[str, Any]]:
     """Pre-train once for all label shares of a variant and seed; fine-tune and score."""
     spent: dict[str, Any] = {}
     weights = None
-    if not cell.variant.startswith(NONE):
+    if RECIPES[cell.variant].pretrained:
         # The share of labels is no part of pre-training, so that all shares find the same folder.
         shared = config.model_copy(update={"sft": shop.config.sft})
         weights = RunFolder(out / "work" / f"{cell.variant}.seed{cell.seed}", shared)
         pretrain(replace(shop, config=shared, folder=weights))
-        spent["pretrain"] = _spent(weights.result("pretrain"))
+        spent["pretrain"] = _spent(weights.result(PRETRAIN))
         spent["corpora"] = {name: made["documents"] for name, made in weights.result("corpora").items()}
-    folder = RunFolder(out / "work" / cell.name, config)
+    if not folder.has_weights(RECIPE):  # cells of earlier versions left the record without them
+        folder.forget(RECIPE)
     tuned = replace(shop, config=config, folder=folder)
     fine_tune(tuned, RECIPE, start=weights)
     spent["sft"] = _spent(folder.result(RECIPE))
@@ -104,9 +115,10 @@ def _train(cell: Cell, config: RunConfig, shop: Workshop, out: Path) -> tuple[Sp
 
 
 def _spent(stage: dict[str, Any]) -> dict[str, float]:
-    """Tokens of a stage, and the loss it ended with."""
+    """Tokens of a stage, the loss it ended with, and its seconds over all starts where it was timed."""
     last = stage["curve"][-1]
-    return {"tokens": last["tokens"], "loss": round(last["loss"], 4)}
+    timed = {"seconds": round(stage["seconds"], 1)} if "seconds" in stage else {}
+    return {"tokens": last["tokens"], "loss": round(last["loss"], 4), **timed}
 
 
 def _store(out: Path, cell: Cell, record: dict[str, Any], scores: SplitScores) -> None:

@@ -1,10 +1,9 @@
-"""`cprm-train teach`: arguments in, one call, errors as one line."""
+"""`cprm-train teach`: arguments in, one call."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,16 +92,6 @@ def _positive(number: type[int] | type[float]) -> Any:
 
 
 def _teach(arguments: argparse.Namespace) -> int:
-    from training.teacher.errors import TeacherError
-
-    try:
-        return _run(arguments)
-    except TeacherError as error:
-        print(f"cprm-train: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(arguments: argparse.Namespace) -> int:
     from training.data.dataset import load_dataset
     from training.teacher.journal import read_journal
     from training.teacher.plan import Plan

@@ -36,12 +36,13 @@ def build_dke(
 ) -> Builder:
     """Items without clicks give documents of their fields alone: cold items are why DKE exists."""
     rng = np.random.default_rng(seed)
-    mined = mine(dataset, config, duckdb or DuckDbConfig())
-    yield from mined.drops("dke")
     clicked: dict[str, dict[str, int]] = {}
-    columns = (mined.pairs.column(name).to_pylist() for name in ("query", "item_id", "clicks"))
-    for query, item_id, clicks in zip(*columns, strict=True):
-        clicked.setdefault(item_id, {})[query] = clicks
+    if config.max_queries:
+        mined = mine(dataset, config, duckdb or DuckDbConfig())
+        yield from mined.drops("dke")
+        columns = (mined.pairs.column(name).to_pylist() for name in ("query", "item_id", "clicks"))
+        for query, item_id, clicks in zip(*columns, strict=True):
+            clicked.setdefault(item_id, {})[query] = clicks
     names = [field.name for field in dataset.card.item_fields]
     for item in dataset.items.values():
         if not any(canonical_text(value) for value in item.fields.values()):
@@ -65,7 +66,7 @@ def _fields(item: Item, names: list[str], config: DkeConfig, rng: np.random.Gene
 
 def _queries(clicks: dict[str, int], config: DkeConfig, rng: np.random.Generator) -> list[Segment]:
     """Drawn without replacement, in proportion to clicks."""
-    if not clicks or not config.max_queries:
+    if not clicks:
         return []
     queries = list(clicks)
     weights = np.array([clicks[query] for query in queries], dtype=np.float64)

@@ -28,6 +28,8 @@ class DropReason(StrEnum):
     FEW_CLICKS = "few-clicks"
     LOW_CTR = "low-ctr"
     BEYOND_CAP = "beyond-cap"
+    HELD_OUT_QUERY = "held-out-query"
+    """A query of dev or test: a model that has read it is not measured by it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +13,14 @@ from typing import NamedTuple
 import duckdb
 import ibis
 import pyarrow as pa
+import pyarrow.compute as pc
 from ibis import Table
 from ibis.backends.duckdb import Backend
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.corpus.clicklog import KEPT, MiningRules, best_pairs, by_reason, judged_rows, rated_pairs
 from training.corpus.document import Drop, DropReason
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, query_key
 from training.data.lines import tsv_rows
 from training.data.pairs import CLICK_COLUMNS, Click
 from training.data.problems import DataError, ProblemLog
@@ -56,12 +57,13 @@ class Mined(NamedTuple):
 def mine(dataset: Dataset, rules: MiningRules, limits: DuckDbConfig) -> Mined:
     """Mine the click file, or the clicks in memory where there is no file; bad rows are dropped and counted.
 
-    Raises DataError when the file cannot be read or memory and disk do not suffice.
+    Pairs whose query is held out are left out after all caps. Raises DataError when the file cannot be read, or
+    memory and disk do not suffice.
     """
     known = ibis.memtable(pa.table({"item_id": pa.array(dataset.items, pa.string())}))
     with _connect(limits) as connection:
         try:
-            return _run(connection, open_log(connection, dataset), known, rules)
+            mined = _run(connection, open_log(connection, dataset), known, rules)
         except duckdb.OutOfMemoryException as error:
             detail = "raise memory_limit or make room in temp_directory (pretrain.duckdb)"
             raise DataError(f"{dataset.click_path}: mining ran out of memory: {error}; {detail}") from error
@@ -69,6 +71,18 @@ def mine(dataset: Dataset, rules: MiningRules, limits: DuckDbConfig) -> Mined:
             raise DataError(
                 f"{dataset.click_path}: cannot be mined: {error}; write the file again"
             ) from error
+    return _without(mined, dataset.held_out_queries())
+
+
+def _without(mined: Mined, held_out: Set[str]) -> Mined:
+    """Here rather than in the query: the form of a query is Python's to tell, and pairs are few by now."""
+    distinct = pc.unique(mined.pairs["query"]).to_pylist()
+    leaked = pa.array([query for query in distinct if query_key(query) in held_out], pa.string())
+    if not len(leaked):
+        return mined
+    kept = mined.pairs.filter(pc.invert(pc.is_in(mined.pairs["query"], value_set=leaked)))
+    count = len(mined.pairs) - len(kept)
+    return Mined(kept, mined.dropped | {DropReason.HELD_OUT_QUERY: count})
 
 
 def open_log(connection: Backend, dataset: Dataset) -> Table:

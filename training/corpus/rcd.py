@@ -5,14 +5,14 @@ Source: CPRM (arXiv 2412.01269), reading comprehension distillation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from model_repo.text import canonical_text
 from training.corpus.document import QUERY, Builder, Document, Drop, DropReason, Segment
-from training.data.dataset import Completion, Dataset, Item
+from training.data.dataset import Completion, Dataset, Item, query_key
 
 
 class RcdConfig(BaseModel):
@@ -35,7 +35,7 @@ def build_rcd(dataset: Dataset, config: RcdConfig, *, seed: int) -> Builder:
     Prose goes under the segment of the data set's first body field, which it rewords; queries under the query's.
     """
     rng = np.random.default_rng(seed)
-    completions = dataset.completions()
+    completions, held_out = dataset.completions(), dataset.held_out_queries()
     for index in rng.permutation(len(completions)):
         completion = completions[int(index)]
         item = dataset.items.get(completion.item_id)
@@ -44,7 +44,7 @@ def build_rcd(dataset: Dataset, config: RcdConfig, *, seed: int) -> Builder:
             continue
         fields = _item_fields(dataset, item)
         for name, segments in _outputs(completion, _body(dataset), config):
-            drop = _refuse(name, segments, fields[0], config)
+            drop = _refuse(name, segments, fields[0], config, held_out)
             if drop:
                 yield Drop("rcd", completion.item_id, drop, f"{name}: {segments[0].text[:80]!r}")
             else:
@@ -78,8 +78,12 @@ def _outputs(
             yield f"query-{number}", (Segment(QUERY, canonical_text(entry.query)), *said)
 
 
-def _refuse(name: str, segments: tuple[Segment, ...], title: Segment, config: RcdConfig) -> DropReason | None:
+def _refuse(
+    name: str, segments: tuple[Segment, ...], title: Segment, config: RcdConfig, held_out: Set[str]
+) -> DropReason | None:
     text = segments[0].text
+    if segments[0].name == QUERY and query_key(text) in held_out:
+        return DropReason.HELD_OUT_QUERY
     if len(text.split()) < (1 if name.startswith("query") else config.min_words):
         return DropReason.TOO_SHORT
     return DropReason.COPIES_TITLE if text.casefold() == title.text.casefold() else None

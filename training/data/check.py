@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from training.data.dataset import SPLITS, Dataset
+from training.data.dataset import SPLITS, Dataset, query_key
 from training.data.lines import find
 from training.data.problems import DataError, Problem, ProblemLog, Reason
 
@@ -72,8 +72,8 @@ def _count_labels(report: CheckReport, dataset: Dataset) -> None:
         shown = ", ".join(f"{label}: {histogram[label]:,}" for label in sorted(histogram))
         report.counts[f"labels.{split}"] = f"{len(pairs):,} pairs, {len(queries):,} queries ({shown})"
         for query in queries:
-            if owner.setdefault(query, split) != split:
-                _leak(report, dataset, f"labels.{split}.tsv", f"{query!r} is in {owner[query]} too")
+            if (first := owner.setdefault(query_key(query), split)) != split:
+                _leak(report, dataset, f"labels.{split}.tsv", f"{query!r} is in {first} too")
 
 
 def _count_clicks(report: CheckReport, dataset: Dataset) -> None:
@@ -81,18 +81,22 @@ def _count_clicks(report: CheckReport, dataset: Dataset) -> None:
     clicked = sum(click.clicks for click in clicks)
     shown = sum(click.impressions for click in clicks)
     report.counts["clicks"] = f"{len(clicks):,} rows, {clicked:,} clicks on {shown:,} impressions"
-    queries = {click.query for click in clicks}
-    for split in ("dev", "test"):
-        if find(dataset.root, f"labels.{split}.tsv"):
-            for query in sorted(queries & {pair.query for pair in dataset.labels(split)}):
-                _leak(report, dataset, "clicks", f"{query!r} is a {split} query")
+    _find_leaks(report, dataset, "clicks", {click.query for click in clicks})
 
 
 def _count_rest(report: CheckReport, dataset: Dataset) -> None:
-    covered = {completion.item_id for completion in dataset.completions()}
+    completions = dataset.completions()
+    _find_leaks(report, dataset, "rcd.jsonl", {said.query for made in completions for said in made.queries})
+    covered = {completion.item_id for completion in completions}
     report.counts["teacher completions"] = f"{len(covered):,} items"
     report.counts["queries with slices"] = f"{len(dataset.query_info()):,}"
     report.counts["cold items"] = f"{len(dataset.cold_items()):,}"
+
+
+def _find_leaks(report: CheckReport, dataset: Dataset, file: str, queries: Set[str]) -> None:
+    held_out = dataset.held_out_queries()
+    for query in sorted(query for query in queries if query_key(query) in held_out):
+        _leak(report, dataset, file, f"{query!r} is a query of dev or test")
 
 
 def _leak(report: CheckReport, dataset: Dataset, file: str, detail: str) -> None:

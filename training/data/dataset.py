@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
@@ -18,6 +18,12 @@ from training.data.problems import DataError, Problem, ProblemLog, Reason
 
 FieldValue = str | list[str]
 SPLITS = ("train", "dev", "test")
+HELD_OUT = ("dev", "test")
+
+
+def query_key(query: str) -> str:
+    """Queries of equal key are one query to a reader: case, white space and Unicode form apart."""
+    return canonical_text(query).lower()
 
 
 class ItemField(BaseModel):
@@ -114,6 +120,7 @@ class Dataset:
         self.log = ProblemLog(strict=strict)
         self.card = _read_card(root)
         self._labels: dict[str, list[LabelledPair]] = {}
+        self._held_out: set[str] = set()
 
     @cached_property
     def items(self) -> dict[str, Item]:
@@ -152,7 +159,16 @@ class Dataset:
                     f"{path}: no usable pair; `cprm-train data check {self.root}` lists what is wrong"
                 )
             self._labels[split] = pairs
+            if split in HELD_OUT:
+                self._held_out |= {query_key(pair.query) for pair in pairs}
         return self._labels[split]
+
+    def held_out_queries(self) -> Set[str]:
+        """Keys of all queries of dev and test, drawn by `sample` or not: no training may read them."""
+        for split in HELD_OUT:
+            if find(self.root, f"labels.{split}.tsv"):
+                self.labels(split)
+        return self._held_out
 
     def sample(self, split: str, queries: int, *, seed: int = 0) -> None:
         """From here on `labels(split)` holds that many whole queries, drawn by `seed`, in file order."""

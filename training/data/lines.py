@@ -40,12 +40,17 @@ def json_rows(path: Path, log: ProblemLog) -> Iterator[tuple[int, dict[str, Any]
             continue
         try:
             row = json.loads(line)
+            broken = next(_broken_texts(row), None) if "\\ud" in line.lower() else None
         except (ValueError, RecursionError) as error:
             log.add(
                 Problem(path, number, Reason.BROKEN_JSON, "line", str(error), "write one JSON object a line")
             )
             continue
-        if isinstance(row, dict):
+        if broken is not None:
+            detail = "holds half of a surrogate pair, which is no character"
+            remedy = "write the character itself in UTF-8"
+            log.add(Problem(path, number, Reason.BROKEN_UTF8, broken, detail, remedy))
+        elif isinstance(row, dict):
             yield number, row
         else:
             log.add(
@@ -58,6 +63,20 @@ def json_rows(path: Path, log: ProblemLog) -> Iterator[tuple[int, dict[str, Any]
                     "write one JSON object a line",
                 )
             )
+
+
+def _broken_texts(value: Any, field: str = "") -> Iterator[str]:
+    """Dotted names of texts that UTF-8 cannot hold: JSON can escape what is no character."""
+    if isinstance(value, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            yield field or "line"
+    elif isinstance(value, list):
+        for part in value:
+            yield from _broken_texts(part, field)
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _broken_texts(name, field)
+            yield from _broken_texts(part, f"{field}.{name}" if field else name)
 
 
 def tsv_rows(path: Path, columns: Sequence[str], log: ProblemLog) -> Iterator[tuple[int, list[str]]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from training.errors import UserError
+
 _KEPT_PER_REASON = 20
 
 
@@ -47,7 +49,7 @@ class Problem:
         return f"{self.file}:{self.line}: {self.field}: {self.detail} ({self.reason}); {self.remedy}"
 
 
-class DataError(Exception):
+class DataError(UserError):
     """A data set cannot be used; the message names file, line, field and remedy."""
 
 

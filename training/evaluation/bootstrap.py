@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training.data.dataset import LabelScale
 from training.data.pairs import LabelledPair
 from training.evaluation.metrics import Scores
 from training.evaluation.weighted import Run, Values, Weights, weighted_metrics
@@ -56,7 +57,7 @@ def bootstrap(
     pairs: Sequence[LabelledPair],
     scores: Scores,
     *,
-    relevant_from: int,
+    scale: LabelScale,
     threshold: float,
     mask: Mask | None = None,
     resamples: int = RESAMPLES,
@@ -67,21 +68,21 @@ def bootstrap(
     `mask` keeps the pairs of a slice; queries without any of them are not drawn.
     """
     run = Run(scores, threshold)
-    return seed_means(pairs, run, relevant_from=relevant_from, mask=mask, resamples=resamples, seed=seed)
+    return seed_means(pairs, run, scale=scale, mask=mask, resamples=resamples, seed=seed)
 
 
 def seed_means(
     pairs: Sequence[LabelledPair],
     runs: Run | Sequence[Run],
     *,
-    relevant_from: int,
+    scale: LabelScale,
     mask: Mask | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Intervals of each metric's mean over runs; with several runs, seeds are drawn too."""
     chosen = _runs(runs)
-    values = _resampled(pairs, chosen, relevant_from, mask, resamples, seed)
+    values = _resampled(pairs, chosen, scale, mask, resamples, seed)
     (weights,) = _seed_weights([len(chosen)], resamples, seed)
     return {name: Interval(*_percentiles(_mean(rows, weights))) for name, rows in values.items()}
 
@@ -91,7 +92,7 @@ def paired_difference(
     runs_a: Run | Sequence[Run],
     runs_b: Run | Sequence[Run],
     *,
-    relevant_from: int,
+    scale: LabelScale,
     mask: Mask | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -101,7 +102,7 @@ def paired_difference(
     As many runs on either side count as paired by seed, in the order given: a draw takes the same seeds of both.
     """
     first, second = _runs(runs_a), _runs(runs_b)
-    values = _resampled(pairs, [*first, *second], relevant_from, mask, resamples, seed)
+    values = _resampled(pairs, [*first, *second], scale, mask, resamples, seed)
     weights_a, weights_b = _seed_weights([len(first), len(second)], resamples, seed)
     return {
         name: _difference(_mean(rows[: len(first)], weights_a) - _mean(rows[len(first) :], weights_b))
@@ -124,7 +125,7 @@ def _runs(runs: Run | Sequence[Run]) -> list[Run]:
 def _resampled(
     pairs: Sequence[LabelledPair],
     runs: Sequence[Run],
-    relevant_from: int,
+    scale: LabelScale,
     mask: Mask | None,
     resamples: int,
     seed: int,
@@ -133,7 +134,7 @@ def _resampled(
     if mask is not None:
         pairs = [pair for pair, inside in zip(pairs, mask, strict=True) if inside]
         runs = [Run(np.asarray(run.scores)[mask], run.threshold) for run in runs]
-    metrics = [weighted_metrics(pairs, run, relevant_from=relevant_from) for run in runs]
+    metrics = [weighted_metrics(pairs, run, scale=scale) for run in runs]
     blocks = [
         np.array([[metric(weights) for metric in by_name.values()] for by_name in metrics])
         for weights in _query_weights(pairs, resamples, seed)

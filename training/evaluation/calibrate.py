@@ -9,6 +9,8 @@ from sklearn.metrics import f1_score
 
 from model_repo.calibration import Calibration
 from training.data.dataset import LabelScale
+from training.data.problems import DataError
+from training.errors import FitError
 from training.evaluation.metrics import Scores, best_threshold
 
 _GRID = np.linspace(0.01, 0.99, 99)
@@ -19,12 +21,15 @@ def fit_calibration(
 ) -> Calibration:
     """Platt scaling (Platt 1999) on labels binarised at `relevant_from`, then thresholds on the probability.
 
-    Raises ValueError when dev has one class only or the model orders it backwards.
+    Raises DataError when dev has one class only, FitError when the model orders it backwards.
     """
     relevant = labels >= scale.relevant_from
     slope, intercept = fit_platt(logits, relevant)
     if slope <= 0:
-        raise ValueError(f"the model orders dev backwards (Platt slope {slope:.3f}); it has not learned")
+        raise FitError(
+            f"the model orders dev backwards (Platt slope {slope:.3f}): it has not learned; raise sft.optimiser.tokens "
+            "or lower its learning rate"
+        )
     low, high = scale.scale
     grades = tuple(scale.grade_names)
     blank = Calibration(
@@ -47,10 +52,12 @@ def fit_calibration(
 def fit_platt(scores: Scores, relevant: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """(slope, intercept) of P(relevant) = sigmoid(slope * score + intercept), by maximum likelihood.
 
-    The slope is negative for scores that order pairs backwards. Raises ValueError when there is one class only.
+    The slope is negative for scores that order pairs backwards. Raises DataError when there is one class only.
     """
     if relevant.all() or not relevant.any():
-        raise ValueError("labels.dev: calibration needs relevant and irrelevant pairs")
+        raise DataError(
+            "labels.dev: calibration needs relevant and irrelevant pairs; add some of the other kind"
+        )
     platt = LogisticRegression(C=np.inf).fit(np.asarray(scores, dtype=np.float64)[:, None], relevant)
     return float(platt.coef_[0, 0]), float(platt.intercept_[0])
 

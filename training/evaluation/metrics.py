@@ -35,8 +35,10 @@ def best_threshold(relevant: npt.NDArray[np.bool_], scores: Scores) -> float:
     return float(thresholds[int(np.argmax(f1[:-1]))])
 
 
-def ndcg_at_10(pairs: Sequence[LabelledPair], scores: Scores, *, lowest: int = 0) -> QueryValues:
-    """nDCG@10 per query with gain 2^grade - 1 and discount 1 / log2(rank + 1).
+def ndcg_at_10(pairs: Sequence[LabelledPair], scores: Scores, *, lowest: int) -> QueryValues:
+    """nDCG@10 per query with gain 2^(grade - lowest) - 1 and discount 1 / log2(rank + 1).
+
+    `lowest`: the scale's lowest grade, which gains nothing.
 
     Queries without gain are left out; equal scores are ordered by item id.
     """

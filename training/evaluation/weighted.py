@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from training.data.dataset import LabelScale
 from training.data.pairs import LabelledPair
 from training.evaluation.metrics import QueryValues, Scores, ndcg_at_10, query_index, reciprocal_ranks
 
@@ -30,16 +31,16 @@ class Run:
     threshold: float
 
 
-def weighted_metrics(pairs: Sequence[LabelledPair], run: Run, *, relevant_from: int) -> dict[str, Metric]:
+def weighted_metrics(pairs: Sequence[LabelledPair], run: Run, *, scale: LabelScale) -> dict[str, Metric]:
     """auc, f1, accuracy (in 0..100), ndcg10 and mrr (0..1)."""
     scores = np.asarray(run.scores)
     query = query_index(pairs)
-    relevant = np.array([pair.label >= relevant_from for pair in pairs], dtype=bool)
+    relevant = np.array([pair.label >= scale.relevant_from for pair in pairs], dtype=bool)
     return {
         "auc": _auc(query, relevant, scores),
         **_thresholded(query, relevant, scores >= run.threshold),
-        "ndcg10": _mean(ndcg_at_10(pairs, scores)),
-        "mrr": _mean(reciprocal_ranks(pairs, scores, relevant_from=relevant_from)),
+        "ndcg10": _mean(ndcg_at_10(pairs, scores, lowest=scale.scale[0])),
+        "mrr": _mean(reciprocal_ranks(pairs, scores, relevant_from=scale.relevant_from)),
     }
 
 

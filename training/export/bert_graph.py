@@ -15,13 +15,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from model_repo.spec import FIRST_FIELD_SEGMENT, QUERY_SEGMENT
+from training.errors import UserError
 from training.models.encoder import COSINE_EPS, RelevanceEncoder
 
 OPSET, IR_VERSION, MIN_ONNXRUNTIME = 24, 11, "1.25"
 INPUTS = ("input_ids", "segment_ids", "lengths")
 
 
-class UnsupportedBackboneError(ValueError):
+class UnsupportedBackboneError(UserError):
     """The exporter does not know this architecture."""
 
 

@@ -28,6 +28,7 @@ from model_repo.repository import Repository
 from model_repo.runtime import OnnxScorer
 from model_repo.triton import config_pbtxt
 from training.data.dataset import Dataset
+from training.errors import UserError
 from training.evaluation.predict import predict
 from training.export.bert_graph import INPUTS, MIN_ONNXRUNTIME, OPSET, write_bert_graph
 from training.export.card import model_card
@@ -39,7 +40,7 @@ MAX_RELEVANCE_DIFFERENCE = 2e-3
 _GRAPH_FILE = "model.onnx"
 
 
-class ParityError(Exception):
+class ParityError(UserError):
     """The graph does not score as the PyTorch model does; nothing was written."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from model_repo.encoding import PairEncoder
 from training.config import ConfigError, RenderConfig, RunConfig
 from training.data.dataset import Dataset
@@ -9,7 +11,7 @@ from training.families.base import Family
 from training.families.encoder import EncoderFamily
 from training.families.glm import GlmFamily
 
-__all__ = ["Family", "open_family", "pair_encoder"]
+__all__ = ["Family", "check_lengths", "open_family", "pair_encoder"]
 
 
 def open_family(config: RunConfig) -> Family:
@@ -17,6 +19,16 @@ def open_family(config: RunConfig) -> Family:
     if config.family == "glm":
         return GlmFamily(config.start, label_words=config.label_words)
     return EncoderFamily(config.start, cosine=config.start_from_cosine)
+
+
+def check_lengths(family: Family, wanted: Mapping[str, int]) -> None:
+    """`wanted`: tokens by the name of their setting. Raises ConfigError for more than the model has positions."""
+    positions = family.positions()
+    for name, tokens in wanted.items():
+        if tokens > positions:
+            raise ConfigError(
+                f"{name}: {tokens} tokens, but {family.start_weights} has {positions} positions; lower it"
+            )
 
 
 def pair_encoder(family: Family, dataset: Dataset, render: RenderConfig) -> PairEncoder:

@@ -28,6 +28,10 @@ class Family(Protocol):
         """How a pair of this data set becomes tokens."""
         ...
 
+    def positions(self) -> int:
+        """The most tokens that the start model can read at once. Raises CheckpointError for a broken folder."""
+        ...
+
     def model(self, *, segments: int, dropout: float) -> RelevanceModel:
         """A model at its start weights; new weights are drawn from torch's generator."""
         ...

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from transformers import AutoConfig
 
 from model_repo.encoding import PairEncoder
 from model_repo.spec import QueryPart, RenderSpec, Special, SpecialIds
@@ -44,6 +46,14 @@ class EncoderFamily:
             special_ids=self._ids,
             plain_text_field=plain_text_field(dataset),
         )
+
+    def positions(self) -> int:
+        """Rows of the position table. Raises CheckpointError when the start folder has no readable config.json."""
+        try:
+            config: Any = AutoConfig.from_pretrained(self._folder)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"start {self._folder}: {error}") from error
+        return int(config.max_position_embeddings)
 
     def model(self, *, segments: int, dropout: float) -> RelevanceEncoder:
         """Raises CheckpointError when the start folder holds no model of this kind."""

@@ -15,7 +15,7 @@ from training.config import ConfigError, PretrainConfig, RenderConfig
 from training.corpus.document import Document
 from training.data.dataset import Dataset
 from training.models.checkpoint import CheckpointError, load_tokenizer, minilm_path
-from training.models.glm.config import named_config
+from training.models.glm.config import SIZES, GLMConfig, named_config
 from training.models.glm.folder import load_glm
 from training.models.glm.model import GLMModel
 from training.models.glm.relevance import RelevanceGlm
@@ -66,6 +66,19 @@ class GlmFamily:
             ),
             plain_text_field=plain_text_field(dataset),
         )
+
+    def positions(self) -> int:
+        """Rows of the position tables. Part B takes none beyond: it repeats places of part A, and no span is longer
+        than its document.
+
+        Raises CheckpointError when the start folder has no readable config.json.
+        """
+        if self._start in NAMED:
+            return SIZES[self._start]["max_sequence_length"] + 1
+        try:
+            return int(GLMConfig.from_pretrained(self._start).max_sequence_length) + 1
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"start {self._start}: {error}") from error
 
     def model(self, *, segments: int, dropout: float) -> RelevanceGlm:
         if self._start in NAMED:

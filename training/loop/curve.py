@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ class Curve:
         self._run, self._every, self._events = run, 10, events
         self._speed = Speedometer(model, precision=config.precision)
         self._writer: Any = None
+        self._clock = time.monotonic()
 
     def __enter__(self) -> Curve:
         if self._events:
@@ -41,6 +43,9 @@ class Curve:
     def add(self, batch: Batch, loss: float, rate: float) -> None:
         self._run.losses.append(loss)
         self._run.rate = rate
+        now = time.monotonic()
+        self._run.seconds += now - self._clock
+        self._clock = now
         self._speed.add(batch.tokens)
         if len(self._run.losses) >= self._every:
             self._flush()
@@ -52,6 +57,7 @@ class Curve:
         point = {
             "tokens": self._run.seen,
             "loss": sum(self._run.losses) / len(self._run.losses),
+            "seconds": self._run.seconds,
             "learning_rate": self._run.rate,
             "tokens_per_s": speed,
             "mfu": mfu,

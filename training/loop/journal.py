@@ -41,6 +41,8 @@ class Position:
     losses: list[float] = field(default_factory=list)
     """Of the steps since the last point."""
     rate: float = 0.0
+    seconds: float = 0.0
+    """Time in the loop over all starts, but what a killed one did after its last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)

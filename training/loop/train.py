@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from training.config import OptimiserConfig
+from training.errors import FitError
 from training.loop.curve import Curve, progress
 from training.loop.journal import Checkpointer, Journal
 from training.loop.optimiser import make_optimiser, set_rate
@@ -30,7 +31,7 @@ class Watch(Protocol):
     def restore(self, state: Any) -> None: ...
 
 
-class DivergedError(RuntimeError):
+class DivergedError(FitError):
     """The loss stopped being a number."""
 
 
@@ -46,7 +47,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Train in place until `config.tokens` real tokens were seen; return the curve.
 
-    Each point has `tokens`, `loss` (mean since the last point), `learning_rate`, `tokens_per_s` and `mfu`.
+    Each point has `tokens`, `loss` (mean since the last point), `seconds` (since the beginning, over all starts),
+    `learning_rate`, `tokens_per_s` and `mfu`.
     With a journal a killed run goes on with the identical next batch; whoever keeps the result removes the
     checkpoint then. Raises DivergedError when the loss is not finite.
     """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model_repo.spec import TEMPLATE_SEGMENT
+from training.errors import FitError
 
 
 class RelevanceModel(nn.Module, ABC):
@@ -49,12 +50,12 @@ class RelevanceModel(nn.Module, ABC):
     def round_to_half(self) -> None:
         """Round every weight to fp16 and back: what the bundle stores is what is evaluated and recorded.
 
-        Raises ValueError naming a weight outside fp16's range.
+        Raises FitError naming a weight outside fp16's range.
         """
         for name, parameter in self.named_parameters():
             half = parameter.half()
             if not torch.isfinite(half).all():
-                raise ValueError(f"{name}: a weight exceeds the range of fp16 (65504); train with more decay")
+                raise FitError(f"{name}: a weight exceeds the range of fp16 (65504); train with more decay")
             parameter.copy_(half.float())
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from training.errors import UserError
 
-class CheckpointError(Exception):
+
+class CheckpointError(UserError):
     """A checkpoint folder does not fit; the message names file, weight, both shapes and the remedy."""
 
 

@@ -12,9 +12,13 @@ from model_repo.bundle import replace_text
 from model_repo.manifest import Manifest
 from training.evaluation.slices import STYLE
 from training.report import plots
+from training.stages.names import PRETRAIN, RECIPE, SFT_ALONE
 
-_CURVES = {"pretrain": "continual pre-training", "cprm": "fine-tuning", "sft-alone": "fine-tuning, SFT alone"}
-_RECIPE = "cprm"
+_CURVES = {
+    PRETRAIN: "continual pre-training",
+    RECIPE: "fine-tuning",
+    SFT_ALONE: "fine-tuning, SFT alone",
+}
 METRICS = {"auc": "AUC", "f1": "F1", "accuracy": "accuracy", "ndcg10": "nDCG@10", "mrr": "MRR"}
 
 
@@ -36,9 +40,9 @@ def write_report(run: Path, manifest: Manifest) -> Path:
     page = environment.get_template("report.html").render(
         manifest=manifest,
         # A run folder of an earlier version may lack the newer metrics.
-        metrics={name: title for name, title in METRICS.items() if name in results["models"][_RECIPE]["all"]},
+        metrics={name: title for name, title in METRICS.items() if name in results["models"][RECIPE]["all"]},
         results=results,
-        recipe=_RECIPE,
+        recipe=RECIPE,
         corpora=_read(run, "corpora"),
         curves=plots.curves(stages),
         comparisons=[plots.comparison(charted, metric, title) for metric, title in shown.items()],

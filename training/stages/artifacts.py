@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ from training.data.lines import find
 from training.loop import Journal
 from training.models.base import RelevanceModel
 
+_ABSENT = "nothing"
+_SHOWN = 5
 _READ = (
     "dataset.json",
     "items.jsonl",
@@ -36,14 +42,40 @@ class RunFolder:
     """`config.yaml`, `data.json`, one `<stage>.json` a finished stage, `<stage>.pt` where it left weights."""
 
     def __init__(self, root: Path, config: BaseModel) -> None:
-        """Raises ConfigError when the folder belongs to another configuration."""
+        """Raises ConfigError naming what differs when the folder belongs to another configuration."""
         self.root = root
+        self._training = False
         root.mkdir(parents=True, exist_ok=True)
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         path = root / "config.yaml"
-        if path.exists() and path.read_text(encoding="utf-8") != resolved:
-            raise ConfigError(f"{path}: holds another configuration; remove {root} or choose another --out")
+        if path.exists() and (before := path.read_text(encoding="utf-8")) != resolved:
+            raise ConfigError(
+                f"{path}: holds another configuration ({_differences(before, resolved)}); "
+                f"remove {root} or choose another --out"
+            )
         replace_text(path, resolved)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """No other process trains here until the block ends, or this process does; blocks may be nested.
+
+        Raises ConfigError when another one does: two would overwrite each other's checkpoint.
+        """
+        if self._training:
+            yield
+            return
+        with (self.root / "lock").open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"{self.root}: another process trains there; wait for it or choose another --out"
+                ) from error
+            self._training = True
+            try:
+                yield
+            finally:
+                self._training = False
 
     def bind(self, *data: Path) -> None:
         """Tie the folder to what these data sets hold now. Raises ConfigError when it was made from other data.
@@ -74,17 +106,31 @@ class RunFolder:
         """Record a stage as done: weights first, so that a record always has them; its checkpoint goes last."""
         if model is not None:
             scratch = self.root / f".{stage}.pt"
-            torch.save(model.state_dict(), scratch)
-            scratch.replace(self.root / f"{stage}.pt")
+            with scratch.open("wb") as file:
+                torch.save(model.state_dict(), file)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(self._weights(stage))
         replace_text(self.root / f"{stage}.json", json.dumps(result, indent=1) + "\n")
         self.journal(stage).checkpoint.unlink(missing_ok=True)
+
+    def forget(self, stage: str) -> None:
+        """Remove what a stage left, the record first: without it the stage runs again, whatever else is there."""
+        (self.root / f"{stage}.json").unlink(missing_ok=True)
+        self._weights(stage).unlink(missing_ok=True)
+
+    def has_weights(self, stage: str) -> bool:
+        return self._weights(stage).exists()
 
     def journal(self, stage: str) -> Journal:
         """Where a killed stage finds its last state, and TensorBoard its curve."""
         return Journal(self.root / f"{stage}.checkpoint", self.root / "tensorboard" / stage)
 
     def load_weights(self, stage: str, model: RelevanceModel) -> None:
-        model.load_state_dict(torch.load(self.root / f"{stage}.pt", map_location="cpu", weights_only=True))
+        model.load_state_dict(torch.load(self._weights(stage), map_location="cpu", weights_only=True))
+
+    def _weights(self, stage: str) -> Path:
+        return self.root / f"{stage}.pt"
 
 
 def code_commit() -> str | None:
@@ -100,6 +146,27 @@ def code_commit() -> str | None:
     except OSError:
         return None
     return found.stdout.strip() or None
+
+
+def _differences(before: str, now: str) -> str:
+    """The keys in which two resolved configurations differ, with both values; the first few."""
+    try:
+        old, new = (dict(_leaves(yaml.safe_load(text))) for text in (before, now))
+    except yaml.YAMLError:
+        return "it is not YAML"
+    keys = [key for key in old | new if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
+    shown = [f"{key}: {old.get(key, _ABSENT)} there, {new.get(key, _ABSENT)} here" for key in keys[:_SHOWN]]
+    more = [f"and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
+    return "; ".join([*shown, *more]) or "written otherwise"
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of a nested mapping, each with its value."""
+    if isinstance(value, dict) and value:
+        for name, part in value.items():
+            yield from _leaves(part, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
 
 
 def _digest(data: Path) -> dict[str, str]:

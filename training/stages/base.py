@@ -17,7 +17,7 @@ from training.config import PretrainConfig, RenderConfig, read_yaml
 from training.corpus.dke import DkeConfig, build_dke
 from training.corpus.document import CorpusReport
 from training.data.dataset import Dataset, load_dataset
-from training.families import pair_encoder
+from training.families import check_lengths, pair_encoder
 from training.families.glm import GlmFamily
 from training.loop import train
 from training.models.base import to_tensors
@@ -31,6 +31,8 @@ from training.stages.artifacts import RunFolder
 from training.streams import Batch, Packer
 
 _SAMPLE = 64
+# Documents alone are read: however many fields a catalogue has, no budget can be too small.
+_NO_PAIRS = RenderConfig(max_tokens=2**20)
 
 
 class BaseRunConfig(BaseModel):
@@ -64,14 +66,20 @@ def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) 
     """Write a checkpoint folder in the layout of `THUDM/glm-*` to `out`, resumable; return it.
 
     The state of the run lies in `out/run`. Raises DataError for a catalogue that cannot be read,
-    ConfigError when `out` was made from another configuration or other catalogues.
+    ConfigError when `out` was made from another configuration or other catalogues, or another process trains there.
     """
     folder = RunFolder(out / "run", config)
     folder.bind(*catalogues)
-    if folder.result("base") is not None:
-        return out
+    with folder.training():
+        if folder.result("base") is None:
+            _pretrain(config, catalogues, folder, out)
+    return out
+
+
+def _pretrain(config: BaseRunConfig, catalogues: Sequence[Path], folder: RunFolder, out: Path) -> None:
     datasets = [load_dataset(path, strict=False) for path in catalogues]
     family = GlmFamily(config.size, label_words=("yes", "no"), tokenizer=_tokenizer(config, datasets))
+    check_lengths(family, {"pretrain.max_document_tokens": config.pretrain.max_document_tokens})
     rows = [row for dataset in datasets for row in _rows(dataset, family, config)]
     # Segment ids mean something else in every catalogue, so the base has no table for them.
     torch.manual_seed(config.seed)
@@ -91,7 +99,6 @@ def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) 
     folder.finish(
         "base", {"catalogues": [path.name for path in catalogues], "documents": len(rows), "curve": curve}
     )
-    return out
 
 
 def _start_from_minilm(glm: GLMModel, rows: Sequence[Row]) -> None:
@@ -109,7 +116,7 @@ def _tokenizer(config: BaseRunConfig, datasets: Sequence[Dataset]) -> Tokenizer 
 
 
 def _rows(dataset: Dataset, family: GlmFamily, config: BaseRunConfig) -> list[Row]:
-    encoder = pair_encoder(family, dataset, RenderConfig())
+    encoder = pair_encoder(family, dataset, _NO_PAIRS)
     fields_only = DkeConfig(**config.pretrain.dke.model_dump() | {"max_queries": 0})
     documents = list(CorpusReport().documents(build_dke(dataset, fields_only, seed=config.seed)))
     rows = family.rows(documents, encoder, max_tokens=config.pretrain.max_document_tokens)

@@ -49,7 +49,7 @@ def compare_files(
         raise DataError(f"{', '.join(map(str, files))}: a score file is named twice; name each once")
     dataset = load_dataset(data)
     pairs, scores = _aligned(dataset, files, split, calibrated=threshold is None)
-    relevant_from = dataset.card.labels.relevant_from
+    scale = dataset.card.labels
     runs = {
         name: Run(values, DEFAULT_THRESHOLD if threshold is None else threshold)
         for name, values in scores.items()
@@ -58,20 +58,18 @@ def compare_files(
     first, *others = runs
     return {
         "dataset": dataset.card.name,
-        "relevant_from": relevant_from,
+        "relevant_from": scale.relevant_from,
         "threshold": runs[first].threshold,
         "resamples": resamples,
         "slices": slice_sizes(pairs, masks),
         "models": {
             name: {
-                label: plain(
-                    seed_means(pairs, run, relevant_from=relevant_from, mask=mask, resamples=resamples)
-                )
+                label: plain(seed_means(pairs, run, scale=scale, mask=mask, resamples=resamples))
                 for label, mask in masks.items()
             }
             for name, run in runs.items()
         },
-        "calibration": _calibration_errors(pairs, scores, relevant_from),
+        "calibration": _calibration_errors(pairs, scores, scale.relevant_from),
         "differences": {
             name: {
                 label: plain(
@@ -79,7 +77,7 @@ def compare_files(
                         pairs,
                         runs[name],
                         runs[first],
-                        relevant_from=relevant_from,
+                        scale=scale,
                         mask=mask,
                         resamples=resamples,
                     )

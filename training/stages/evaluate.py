@@ -13,6 +13,7 @@ from model_repo.calibration import Calibration
 from training.baselines import score_baseline
 from training.config import RunConfig
 from training.data.dataset import Dataset
+from training.data.problems import DataError
 from training.evaluation.bootstrap import Mask, Run, paired_difference, plain, seed_means
 from training.evaluation.calibrate import fit_platt
 from training.evaluation.metrics import best_threshold
@@ -44,6 +45,18 @@ def baseline_scores(dataset: Dataset, config: RunConfig, embed: Embedder) -> dic
     return {name: score_baseline(name, dataset, config, embed) for name in _STANDARD}
 
 
+def check_labels(dataset: Dataset) -> None:
+    """Raises DataError where dev cannot calibrate or test cannot tell: better before a training than after it."""
+    for split in ("dev", "test"):
+        relevant = relevant_pairs(dataset, split)
+        if relevant.all() or not relevant.any():
+            only = "relevant" if relevant.all() else "irrelevant"
+            raise DataError(
+                f"labels.{split}: holds {only} pairs alone (relevant_from {dataset.card.labels.relevant_from}); "
+                "add pairs of the other kind"
+            )
+
+
 def summarise(
     dataset: Dataset,
     scores: Mapping[str, SplitScores],
@@ -56,23 +69,20 @@ def summarise(
 
     Differences are `recipe` minus each other model, and minus `control` also by slice.
     """
-    pairs, relevant_from = dataset.labels("test"), dataset.card.labels.relevant_from
-    dev_relevant, test_relevant = (_relevant(dataset, split) for split in ("dev", "test"))
+    pairs, scale = dataset.labels("test"), dataset.card.labels
+    dev_relevant, test_relevant = (relevant_pairs(dataset, split) for split in ("dev", "test"))
     runs = {name: Run(s.test, best_threshold(dev_relevant, s.dev)) for name, s in scores.items()}
     masks = {"all": np.ones(len(pairs), dtype=bool), **slice_masks(dataset, pairs)}
 
     def minus(name: str, mask: Mask) -> dict[str, Any]:
-        found = paired_difference(pairs, runs[recipe], runs[name], relevant_from=relevant_from, mask=mask)
+        found = paired_difference(pairs, runs[recipe], runs[name], scale=scale, mask=mask)
         return plain(found)
 
     models = {
-        name: {
-            label: plain(seed_means(pairs, run, relevant_from=relevant_from, mask=mask))
-            for label, mask in masks.items()
-        }
+        name: {label: plain(seed_means(pairs, run, scale=scale, mask=mask)) for label, mask in masks.items()}
         for name, run in runs.items()
     }
-    errors = {name: _platt_error(s, dev_relevant, test_relevant) for name, s in scores.items()}
+    errors = {name: platt_error(s, dev_relevant, test_relevant) for name, s in scores.items()}
     return {
         "models": models,
         "slices": slice_sizes(pairs, masks),
@@ -93,11 +103,12 @@ def summarise(
     }
 
 
-def _relevant(dataset: Dataset, split: str) -> npt.NDArray[np.bool_]:
+def relevant_pairs(dataset: Dataset, split: str) -> npt.NDArray[np.bool_]:
+    """Which pairs of a split count as relevant, in file order."""
     return np.array([pair.label >= dataset.card.labels.relevant_from for pair in dataset.labels(split)])
 
 
-def _platt_error(
+def platt_error(
     scores: SplitScores, dev_relevant: npt.NDArray[np.bool_], test_relevant: npt.NDArray[np.bool_]
 ) -> dict[str, float]:
     """Calibration error on test after Platt scaling on dev.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from model_repo.bundle import Bundle, replace_text
+from model_repo.bundle import Bundle, BundleError, read_manifest, replace_text
 from model_repo.encoding import PairEncoder
 from model_repo.repository import Repository
 from training.config import RunConfig
@@ -21,7 +21,7 @@ from training.data.dataset import Dataset, load_dataset
 from training.evaluation.calibrate import fit_calibration
 from training.evaluation.scores import SplitScores
 from training.export.exporter import Trained, export_bundle
-from training.families import Family, open_family, pair_encoder
+from training.families import Family, check_lengths, open_family, pair_encoder
 from training.loop import train
 from training.models.base import RelevanceModel
 from training.models.embedding import MINILM, MiniLmEmbedder, open_embedder
@@ -31,11 +31,11 @@ from training.rendering import PairSource
 from training.report.render import write_report
 from training.stages.artifacts import RunFolder, code_commit
 from training.stages.early_stop import EarlyStop
-from training.stages.evaluate import baseline_scores, model_scores, summarise
+from training.stages.evaluate import baseline_scores, check_labels, model_scores, summarise
+from training.stages.names import PRETRAIN, RECIPE, SFT_ALONE
 from training.stages.pretrain import Corpora, MixtureStream, build_corpora, pretraining_loss
 from training.stages.sft import QueryStream, relevance_loss
 
-RECIPE, SFT_ALONE = "cprm", "sft-alone"
 _console = Console()
 
 
@@ -64,10 +64,16 @@ class Workshop:
 def open_workshop(config: RunConfig, data: Path | Dataset, out: Path) -> Workshop:
     """Read the data set leniently (drops are counted in the report) and prepare the rendering.
 
-    Raises ConfigError when `out` was made from another configuration or other data.
+    Raises ConfigError when `out` was made from another configuration or other data, and when the start model has
+    fewer positions than the configuration asks for.
     """
     dataset = data if isinstance(data, Dataset) else load_dataset(data, strict=False)
+    _warn_of_unknown_fields(config, dataset)
     family = open_family(config)
+    lengths = {"render.max_tokens": config.render.max_tokens}
+    if config.pretrain.objectives.get("language"):
+        lengths["pretrain.max_document_tokens"] = config.pretrain.max_document_tokens
+    check_lengths(family, lengths)
     encoder = pair_encoder(family, dataset, config.render)
     source = PairSource(dataset, encoder)
     folder = RunFolder(out, config)
@@ -75,18 +81,47 @@ def open_workshop(config: RunConfig, data: Path | Dataset, out: Path) -> Worksho
     return Workshop(config, dataset, family, encoder, source, MiniLmEmbedder(), folder)
 
 
+def _warn_of_unknown_fields(config: RunConfig, dataset: Dataset) -> None:
+    """Only a warning: one configuration may serve several data sets."""
+    names = [field.name for field in dataset.card.item_fields]
+    for unknown in config.render.field_budgets.keys() - set(names):
+        _console.print(
+            f"render.field_budgets: {unknown!r} is no field of {dataset.card.name}, its budget is ignored; "
+            f"there are {', '.join(names)}",
+            style="yellow",
+            markup=False,
+        )
+
+
 def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundle:
-    """Run every stage that has not finished in this run folder; return the exported bundle."""
+    """Run every stage that has not finished in this run folder; return the exported bundle.
+
+    Raises DataError for dev or test without both kinds of pairs, ConfigError when another process trains in the
+    folder.
+    """
+    with shop.folder.training():
+        return _run_recipe(shop, repository, command=command)
+
+
+def _run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundle:
     done = shop.folder.result("export")
     if done and (repository.root / done["name"] / done["version"]).is_dir():
         bundle = Bundle.load(repository.root / done["name"] / done["version"])
         _console.print(f"[dim]{shop.folder.root} is complete; nothing to train[/]")
         write_report(shop.folder.root, bundle.manifest)
         return bundle
+    check_labels(shop.dataset)
     pretrain(shop)
     fine_tune_all(shop)
+    bundle = _exported_before(shop, repository) or _export(shop, repository, command=command)
+    shop.folder.finish("export", {"name": bundle.name, "version": bundle.version})
+    write_report(shop.folder.root, bundle.manifest)
+    return bundle
+
+
+def _export(shop: Workshop, repository: Repository, *, command: str) -> Bundle:
     trained, results = evaluate(shop)
-    bundle = export_bundle(
+    return export_bundle(
         trained,
         shop.dataset,
         repository,
@@ -95,9 +130,21 @@ def run_recipe(shop: Workshop, repository: Repository, *, command: str) -> Bundl
         metrics=results["card"],
         promote=shop.config.promote,
     )
-    shop.folder.finish("export", {"name": bundle.name, "version": bundle.version})
-    write_report(shop.folder.root, bundle.manifest)
-    return bundle
+
+
+def _exported_before(shop: Workshop, repository: Repository) -> Bundle | None:
+    """The version that this run wrote before it was killed, promoted: the run folder's metrics are on its card."""
+    results, config = shop.folder.result("metrics"), shop.config.model_dump(mode="json")
+    for version in reversed(repository.versions(shop.config.bundle) if results else []):
+        try:
+            manifest = read_manifest(repository.root / shop.config.bundle / version)
+        except BundleError:  # another's
+            continue
+        if manifest.metrics == results["card"] and manifest.provenance.config == config:
+            if shop.config.promote:
+                repository.promote(manifest.name, version)
+            return Bundle.load(repository.root / shop.config.bundle / version)
+    return None
 
 
 def write_corpora(shop: Workshop) -> Path:
@@ -123,8 +170,12 @@ def _corpora(shop: Workshop) -> Corpora:
 
 def pretrain(shop: Workshop) -> None:
     """Build the corpora and continue pre-training on them."""
-    if shop.folder.result("pretrain") is not None:
-        return
+    with shop.folder.training():
+        if shop.folder.result(PRETRAIN) is None:
+            _pretrain(shop)
+
+
+def _pretrain(shop: Workshop) -> None:
     config = shop.config.pretrain
     corpora = _corpora(shop)
     model = shop.model()
@@ -143,11 +194,11 @@ def pretrain(shop: Workshop) -> None:
         pretraining_loss(config),
         config.optimiser,
         title="continual pre-training",
-        journal=shop.folder.journal("pretrain"),
+        journal=shop.folder.journal(PRETRAIN),
     )
     if isinstance(model, RelevanceGlm):
         save_glm(model.glm, shop.family.tokenizer, shop.folder.root / "checkpoint")
-    shop.folder.finish("pretrain", {"curve": curve}, model)
+    shop.folder.finish(PRETRAIN, {"seconds": curve[-1]["seconds"], "curve": curve}, model)
 
 
 def fine_tune_all(shop: Workshop) -> None:
@@ -159,11 +210,15 @@ def fine_tune_all(shop: Workshop) -> None:
 
 def fine_tune(shop: Workshop, name: str, *, start: RunFolder | None) -> None:
     """SFT from the weights pre-trained in `start`, or from the start weights: same data, order and budget."""
-    if shop.folder.result(name) is not None:
-        return
+    with shop.folder.training():
+        if shop.folder.result(name) is None:
+            _fine_tune(shop, name, start)
+
+
+def _fine_tune(shop: Workshop, name: str, start: RunFolder | None) -> None:
     model = shop.model()
     if start:
-        start.load_weights("pretrain", model)
+        start.load_weights(PRETRAIN, model)
     config, scale = shop.config.sft, shop.dataset.card.labels
     stream = QueryStream(shop.dataset.labels("train"), shop.source, scale, config, seed=shop.config.seed)
     watch = EarlyStop(shop.dataset.labels("dev"), shop.source, scale, config) if config.evaluations else None
@@ -179,7 +234,8 @@ def fine_tune(shop: Workshop, name: str, *, start: RunFolder | None) -> None:
     if watch:
         watch.keep_best(model)
     model.round_to_half()
-    shop.folder.finish(name, {"curve": curve, "dev": watch.history if watch else []}, model)
+    result = {"seconds": curve[-1]["seconds"], "curve": curve, "dev": watch.history if watch else []}
+    shop.folder.finish(name, result, model)
 
 
 def evaluate(shop: Workshop) -> tuple[Trained, dict[str, Any]]:

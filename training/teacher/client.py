@@ -48,6 +48,18 @@ class Endpoint:
     temperature: float | None = None
     """Not sent unless set: some models refuse it."""
 
+    @property
+    def shown(self) -> str:
+        """The URL without user and password, for messages."""
+        return without_credentials(self.url)
+
+
+def without_credentials(url: str) -> str:
+    """Whatever stands before the last @ may be a password, the scheme apart."""
+    before, at, rest = url.rpartition("@")
+    scheme, slashes, _ = before.partition("://")
+    return scheme + slashes + rest if at and slashes else rest
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -113,7 +125,7 @@ class TeacherClient:
     def _wait(self, error: Exception, attempt: int) -> float:
         """Seconds before the next attempt; raises when there should be none."""
         if isinstance(error, openai.APIStatusError):
-            raise_if_final(error, self.endpoint.url)
+            raise_if_final(error, self.endpoint.shown)
             asked = retry_after(error.response.headers)
             if asked is not None and asked > self.endpoint.max_wait_s:
                 raise TeacherError(f"{describe(error)}: asks to wait {asked:.0f} s; run again then")
@@ -136,8 +148,13 @@ def api_key(url: str) -> str:
 
 
 def _checked(url: str) -> str:
-    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise TeacherError(f"--endpoint {url!r}: write it like http://localhost:8000/v1")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
+        raise TeacherError(f"--endpoint {without_credentials(url)!r}: write it like http://localhost:8000/v1")
     return url
 
 

@@ -110,7 +110,7 @@ class _Job:
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= self._plan.config.max_failures and self._fatal is None:
             self._fatal = TeacherError(
-                f"{self._client.endpoint.url}: {self._failures_in_a_row} calls in a row failed, the last with: "
+                f"{self._client.endpoint.shown}: {self._failures_in_a_row} calls in a row failed, the last with: "
                 f"{error}; the same command goes on"
             )
 

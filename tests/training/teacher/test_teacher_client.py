@@ -219,3 +219,13 @@ def test_the_openai_key_is_sent_to_openai_alone(monkeypatch: pytest.MonkeyPatch)
 def test_a_url_without_scheme_is_explained() -> None:
     with pytest.raises(TeacherError, match="write it like http://localhost:8000/v1"):
         TeacherClient(Endpoint("localhost:8000/v1", "m"))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:se@cret@host:8000/v1", "http://me:secret@host:x/v1", "me:secret@host"]
+)
+def test_a_password_in_the_url_is_not_said(url: str) -> None:
+    with pytest.raises(TeacherError) as error:
+        ask(in_turn(refused(401)).client(url=url))
+    assert "cret" not in str(error.value)
+    assert "host" in str(error.value)

@@ -97,11 +97,3 @@ def named_config(size: str, **changes: Any) -> GLMConfig:
     if size not in SIZES:
         raise ValueError(f"{size!r} is no GLM size; there are {', '.join(SIZES)}")
     return GLMConfig(**(SIZES[size] | changes))
-
-
-def parameter_count(config: GLMConfig) -> int:
-    """Weights of the model, counted from its sizes without building it."""
-    d, ffn = config.hidden_size, config.intermediate_size
-    layer = (3 * d * d + 3 * d) + (d * d + d) + (d * ffn + ffn) + (ffn * d + d) + 4 * d
-    tables = config.vocab_size + 2 * (config.max_sequence_length + 1) + config.segment_count
-    return config.num_layers * layer + tables * d + 2 * d

@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 from training.models.checkpoint import CheckpointError, quiet_transformers
 from training.models.glm.config import GLMConfig
 from training.models.glm.model import GLMModel
-from training.models.glm.vocabulary import load_glm_tokenizer
 
 _OURS = "transformer.segment_embeddings.weight"
 
@@ -60,8 +59,3 @@ def save_glm(model: GLMModel, tokenizer: Tokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def open_glm(folder: Path, **changes: Any) -> tuple[GLMModel, Tokenizer]:
-    """Model and tokenizer of one folder."""
-    return load_glm(folder, **changes), load_glm_tokenizer(folder)

@@ -186,10 +186,3 @@ def visibility(attention_mask: Tensor, length: int) -> Tensor:
     causal_SS = places[None, :] <= places[:, None]
     in_part_a_BS = places[None, :] < attention_mask.reshape(-1, 1)
     return (causal_SS[None] | in_part_a_BS[:, None, :])[:, None]
-
-
-def blank_infilling_loss(logits_V: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
-    """Mean cross-entropy over part B in fp32; shapes [B, S, V], [B, S], [B, S]."""
-    losses = functional.cross_entropy(logits_V.float().flatten(0, -2), targets.flatten(), reduction="none")
-    mask = loss_mask.flatten().float()
-    return (losses * mask).sum() / mask.sum()
