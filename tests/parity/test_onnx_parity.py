@@ -11,6 +11,7 @@ from model_repo.bundle import Bundle
 from model_repo.repository import Repository
 from model_repo.runtime import OnnxScorer, score_all
 from training.data.dataset import Dataset
+from training.errors import FitError
 from training.evaluation.predict import predict
 from training.export.bert_graph import UnsupportedBackboneError, write_bert_graph
 from training.export.exporter import ParityError, Trained, export_bundle
@@ -77,6 +78,6 @@ def test_other_architectures_are_refused_by_name(trained: Trained, tmp_path: Pat
 def test_weights_beyond_half_precision_are_refused_by_name(trained: Trained) -> None:
     kept = trained.model.dense.bias.data.clone()
     trained.model.dense.bias.data[0] = 1e6
-    with pytest.raises(ValueError, match=r"dense\.bias"):
+    with pytest.raises(FitError, match=r"dense\.bias"):
         trained.model.round_to_half()
     trained.model.dense.bias.data.copy_(kept)
