@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,11 @@ from training.stages.base import load_base_config
 
 CONFIG = """
 size: glm-tiny
-pretrain: {optimiser: {tokens: 12000, learning_rate: 1.0e-3}, batch_tokens: 512, max_document_tokens: 48}
+pretrain:
+  optimiser: {tokens: 12000, learning_rate: 1.0e-3}
+  batch_tokens: 512
+  max_document_tokens: 48
+  objectives: {language: 1, contrast: 1, joint: 1}
 """
 
 
@@ -67,7 +72,9 @@ def test_documents_longer_than_the_positions_are_refused(
     assert said in capsys.readouterr().err
 
 
-def test_a_catalogue_of_many_fields_needs_no_budgets(tmp_path: Path) -> None:
+def test_a_catalogue_of_many_fields_is_refused_with_a_remedy_that_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = [f"field-{number}" for number in range(40)]
     card = {
         "name": "wide",
@@ -81,7 +88,11 @@ def test_a_catalogue_of_many_fields_needs_no_budgets(tmp_path: Path) -> None:
     (wide / "dataset.json").write_text(json.dumps(card))
     items = [{"item_id": str(n), "fields": dict.fromkeys(names, f"gas bill {n}")} for n in range(5)]
     (wide / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    assert _base(tmp_path, wide, CONFIG.replace("12000", "500")) == 0
+    short = CONFIG.replace("12000", "500")
+    assert _base(tmp_path, wide, short) == 1
+    assert "render: budgets and template need" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "glm")
+    assert _base(tmp_path, wide, short + "render: {role_budgets: {attribute: 1}}\n") == 0
 
 
 def test_fresh_words_start_from_minilm_by_name() -> None:

@@ -1,9 +1,8 @@
-"""A base GLM where no checkpoint is at hand: blank infilling on the item texts of catalogues, no query, no label."""
+"""A base GLM where no checkpoint is at hand: pre-trained on the item texts of catalogues, no query, no label."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,25 +13,22 @@ from tokenizers import Tokenizer
 from transformers import AutoModel
 
 from training.config import PretrainConfig, RenderConfig, read_yaml
-from training.corpus.dke import DkeConfig, build_dke
+from training.corpus.dke import build_dke
 from training.corpus.document import CorpusReport
 from training.data.dataset import Dataset, load_dataset
 from training.families import check_lengths, pair_encoder
 from training.families.glm import GlmFamily
 from training.loop import train
-from training.models.base import to_tensors
 from training.models.checkpoint import minilm_path, quiet_transformers
 from training.models.glm.folder import save_glm
 from training.models.glm.model import GLMModel
 from training.models.glm.transplant import transplant
 from training.models.glm.vocabulary import train_tokenizer
-from training.objectives.rows import Row
 from training.stages.artifacts import RunFolder
-from training.streams import Batch, Packer
+from training.stages.pretrain import MixtureStream, pretraining_loss
+from training.streams import Batch
 
 _SAMPLE = 64
-# Documents alone are read: however many fields a catalogue has, no budget can be too small.
-_NO_PAIRS = RenderConfig(max_tokens=2**20)
 
 
 class BaseRunConfig(BaseModel):
@@ -47,8 +43,10 @@ class BaseRunConfig(BaseModel):
     layers: Literal["minilm", "fresh"] = "fresh"
     """minilm: layers start from MiniLM's too, which has glm-small's sizes."""
     seed: int = Field(default=0, ge=0)
+    render: RenderConfig = RenderConfig(max_tokens=96)
+    """How `joint` reads an item against its first field."""
     pretrain: PretrainConfig
-    """Of the objectives only blank infilling, and of the corpora only the items' own fields are used."""
+    """Of the corpora only DKE, and of it only the items' own fields are used."""
 
     @model_validator(mode="after")
     def _layers_fit(self) -> Self:
@@ -79,32 +77,39 @@ def pretrain_base(config: BaseRunConfig, catalogues: Sequence[Path], out: Path) 
 def _pretrain(config: BaseRunConfig, catalogues: Sequence[Path], folder: RunFolder, out: Path) -> None:
     datasets = [load_dataset(path, strict=False) for path in catalogues]
     family = GlmFamily(config.size, label_words=("yes", "no"), tokenizer=_tokenizer(config, datasets))
-    check_lengths(family, {"pretrain.max_document_tokens": config.pretrain.max_document_tokens})
-    rows = [row for dataset in datasets for row in _rows(dataset, family, config)]
+    check_lengths(
+        family,
+        {
+            "pretrain.max_document_tokens": config.pretrain.max_document_tokens,
+            "render.max_tokens": config.render.max_tokens,
+        },
+    )
     # Segment ids mean something else in every catalogue, so the base has no table for them.
     torch.manual_seed(config.seed)
     model = family.model(segments=0, dropout=0.0)
     if config.layers == "minilm":
-        _start_from_minilm(model.glm, rows)
-    stream = _LanguageStream(rows, family, config.pretrain, seed=config.seed)
+        _start_from_minilm(model.glm, family, datasets)
+    stream = _Catalogues(datasets, family, config)
     curve = train(
         model,
         stream,
-        lambda model, batch: model.language_loss(batch.inputs),
+        pretraining_loss(config.pretrain),
         config.pretrain.optimiser,
-        title=f"blank infilling ({config.size}, {len(rows)} documents)",
+        title=f"base ({config.size}, {sum(stream.documents)} documents)",
         journal=folder.journal("base"),
     )
     save_glm(model.glm, family.tokenizer, out)
     folder.finish(
-        "base", {"catalogues": [path.name for path in catalogues], "documents": len(rows), "curve": curve}
+        "base",
+        {"catalogues": [path.name for path in catalogues], "documents": stream.documents, "curve": curve},
     )
 
 
-def _start_from_minilm(glm: GLMModel, rows: Sequence[Row]) -> None:
+def _start_from_minilm(glm: GLMModel, family: GlmFamily, datasets: Sequence[Dataset]) -> None:
     quiet_transformers()
     bert = AutoModel.from_pretrained(minilm_path(), dtype=torch.float32)
-    transplant(bert, glm, [row.input_ids.tolist() for row in rows[:_SAMPLE]])
+    texts = [dataset.item_text(item_id) for dataset in datasets for item_id in list(dataset.items)[:_SAMPLE]]
+    transplant(bert, glm, [family.tokenizer.encode(text).ids[:_SAMPLE] for text in texts])
 
 
 def _tokenizer(config: BaseRunConfig, datasets: Sequence[Dataset]) -> Tokenizer | None:
@@ -115,33 +120,39 @@ def _tokenizer(config: BaseRunConfig, datasets: Sequence[Dataset]) -> Tokenizer 
     return train_tokenizer(texts, vocab_size=config.vocabulary_size)
 
 
-def _rows(dataset: Dataset, family: GlmFamily, config: BaseRunConfig) -> list[Row]:
-    encoder = pair_encoder(family, dataset, _NO_PAIRS)
-    fields_only = DkeConfig(**config.pretrain.dke.model_dump() | {"max_queries": 0})
-    documents = list(CorpusReport().documents(build_dke(dataset, fields_only, seed=config.seed)))
-    rows = family.rows(documents, encoder, max_tokens=config.pretrain.max_document_tokens)
-    return [replace(row, segment_ids=np.zeros_like(row.segment_ids)) for row in rows]
+class _Catalogues:
+    """Endless batches; each comes from one catalogue, drawn by its number of documents."""
 
-
-class _LanguageStream:
-    """Endless batches of blank infilling over one list of documents."""
-
-    def __init__(self, rows: Sequence[Row], family: GlmFamily, config: PretrainConfig, *, seed: int) -> None:
-        self._rows, self._family, self._config, self._seed = rows, family, config, seed
-        lengths = [len(row) for row in rows]
-        self._packer = Packer(lengths, tokens=config.batch_tokens, seed=seed, name="base")
-        self._step = 0
+    def __init__(self, datasets: Sequence[Dataset], family: GlmFamily, config: BaseRunConfig) -> None:
+        fields_only = config.pretrain.dke.model_copy(update={"max_queries": 0})
+        self.documents: list[int] = []
+        self._streams: list[MixtureStream] = []
+        for dataset in datasets:
+            documents = list(CorpusReport().documents(build_dke(dataset, fields_only, seed=config.seed)))
+            self.documents.append(len(documents))
+            self._streams.append(
+                MixtureStream(
+                    {"dke": documents},
+                    pair_encoder(family, dataset, config.render),
+                    family,
+                    config.pretrain,
+                    items=dataset.item_fields(),
+                    vectors=None,
+                    seed=config.seed,
+                )
+            )
+        self._seed, self._step = config.seed, 0
 
     def next(self) -> Batch:
         rng = np.random.default_rng([self._seed, self._step])
         self._step += 1
-        rows = [self._rows[place] for place in self._packer.take()]
-        arrays = self._family.language_batch(rows, self._config, rng)
-        return Batch(to_tensors(arrays), int(arrays["lengths"].sum()), "language")
+        shares = np.array(self.documents) / sum(self.documents)
+        return self._streams[rng.choice(len(self._streams), p=shares)].next()
 
     def state(self) -> dict[str, Any]:
-        return {"step": self._step, "packer": self._packer.state()}
+        return {"step": self._step, "streams": [stream.state() for stream in self._streams]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._step = state["step"]
-        self._packer.restore(state["packer"])
+        for stream, saved in zip(self._streams, state["streams"], strict=True):
+            stream.restore(saved)

@@ -56,10 +56,10 @@ class MixtureStream:
         config: PretrainConfig,
         *,
         items: Items,
-        vectors: ItemVectors,
+        vectors: ItemVectors | None,
         seed: int,
     ) -> None:
-        """Raises DataError when no corpus can feed an objective."""
+        """`vectors` None: no near negatives. Raises DataError when no corpus can feed an objective."""
         self._encoder, self._family, self._config, self._seed = encoder, family, config, seed
         self._step = 0
         wanted = {name for name, weight in config.objectives.items() if weight > 0}
