@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from model_repo.bundle import BundleError
-from training.commands import ablate, base, data, recipe, scores, teach
+from training.commands import ablate, base, data, probe, recipe, scores, teach
 from training.errors import UserError
 
 
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     teach.add_parser(commands)
     base.add_parser(commands)
     recipe.add_parsers(commands)
+    probe.add_parser(commands)
     scores.add_parsers(commands)
     ablate.add_parser(commands)
     return parser

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -159,15 +160,21 @@ class RunConfig(_Strict):
     """Machine that `--dry-run` plans for where `--machine` names none; null: this one."""
 
 
-def load_config(path: Path) -> RunConfig:
-    """Raises ConfigError naming the file and each wrong field."""
-    return read_yaml(path, RunConfig)
+def load_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
+    """Raises ConfigError naming the file and each wrong field; `changes` as in `read_yaml`."""
+    return read_yaml(path, RunConfig, changes)
 
 
-def read_yaml(path: Path, model: type[_Model]) -> _Model:
-    """A YAML file as `model`. Raises ConfigError naming the file and each wrong field."""
+def read_yaml(path: Path, model: type[_Model], changes: Sequence[str] = ()) -> _Model:
+    """A YAML file as `model`, after `changes` such as `sft.optimiser.tokens=200000`.
+
+    Raises ConfigError naming the file and each wrong field.
+    """
     try:
-        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        for change in changes:
+            _apply(raw, change)
+        return model.model_validate(raw)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; shipped configs lie in training/configs/") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -177,3 +184,14 @@ def read_yaml(path: Path, model: type[_Model]) -> _Model:
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{path}: {found}") from error
+
+
+def _apply(raw: Any, change: str) -> None:
+    """Write the YAML value of `a.b=value` to its place. Raises ConfigError where there is none."""
+    place, equals, value = change.partition("=")
+    *folders, last = place.split(".")
+    for name in folders:
+        raw = raw.setdefault(name, {}) if isinstance(raw, dict) else None
+    if not equals or not isinstance(raw, dict):
+        raise ConfigError(f"{change!r} changes nothing; write field=value, such as sft.optimiser.tokens=200000")
+    raw[last] = yaml.safe_load(value)

@@ -1,4 +1,4 @@
-"""What `cprm-train evaluate` prints: tables of a comparison, for a terminal or a log."""
+"""What `cprm-train evaluate` and `probe` print: tables for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ def comparison_tables(result: Mapping[str, Any]) -> str:
     tables = [_overall(result), _by_slice(result)]
     if result["differences"]:
         tables.append(_differences(result))
+    return _printed(*tables)
+
+
+def probe_table(stages: Mapping[str, Any]) -> str:
+    """Metrics of dev by slice and stage."""
+    table = _table("dev, 95% intervals over queries", "slice", "stage", *(METRICS[m] for m in _BY_SLICE))
+    for label in next(iter(stages.values())):
+        for index, (stage, by_slice) in enumerate(stages.items()):
+            cells = (_interval(by_slice[label][metric], metric) for metric in _BY_SLICE)
+            table.add_row("" if index else label, stage, *cells)
+    return _printed(table)
+
+
+def _printed(*tables: Table) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=160, markup=False, emoji=False, highlight=False).print(*tables, sep="\n")
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

@@ -16,7 +16,7 @@ from training.data.dataset import Dataset
 from training.data.problems import DataError
 from training.evaluation.bootstrap import Mask, Run, paired_difference, plain, seed_means
 from training.evaluation.calibrate import fit_platt
-from training.evaluation.metrics import best_threshold
+from training.evaluation.metrics import Scores, best_threshold
 from training.evaluation.predict import predict
 from training.evaluation.reliability import reliability, sigmoid
 from training.evaluation.scores import SplitScores
@@ -30,14 +30,18 @@ _STANDARD = ("bm25", "minilm-cosine")
 
 
 def model_scores(model: RelevanceModel, dataset: Dataset, source: PairSource, *, title: str) -> SplitScores:
-    """Logits of a PyTorch model, which is moved to the GPU where there is one."""
+    """Logits of a PyTorch model on dev and test."""
+    dev, test = (split_scores(model, dataset, source, split, title=title) for split in ("dev", "test"))
+    return SplitScores(dev, test)
+
+
+def split_scores(
+    model: RelevanceModel, dataset: Dataset, source: PairSource, split: str, *, title: str
+) -> Scores:
+    """Logits [pairs of the split] of a PyTorch model, which is moved to the GPU where there is one."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     pad = source.encoder.spec.special_ids.pad
-    dev, test = (
-        predict(model, source.encode(dataset.labels(split)), pad_id=pad, title=f"{title} on {split}")
-        for split in ("dev", "test")
-    )
-    return SplitScores(dev, test)
+    return predict(model, source.encode(dataset.labels(split)), pad_id=pad, title=f"{title} on {split}")
 
 
 def baseline_scores(dataset: Dataset, config: RunConfig, embed: Embedder) -> dict[str, SplitScores]:
