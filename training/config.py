@@ -193,5 +193,7 @@ def _apply(raw: Any, change: str) -> None:
     for name in folders:
         raw = raw.setdefault(name, {}) if isinstance(raw, dict) else None
     if not equals or not isinstance(raw, dict):
-        raise ConfigError(f"{change!r} changes nothing; write field=value, such as sft.optimiser.tokens=200000")
+        raise ConfigError(
+            f"{change!r} changes nothing; write field=value, such as sft.optimiser.tokens=200000"
+        )
     raw[last] = yaml.safe_load(value)

@@ -113,3 +113,37 @@ def test_a_wrong_base_config_names_the_field(tmp_path: Path) -> None:
 def test_the_shipped_base_config_is_valid() -> None:
     path = Path(__file__).parents[2] / "training" / "configs" / "base" / "glm-small.yaml"
     assert load_base_config(path).size == "glm-small"
+
+
+IMITATION = """
+size: glm-small
+layers: minilm
+imitate: {tokens: 600}
+pretrain: {optimiser: {tokens: 400}, batch_tokens: 256, max_document_tokens: 48}
+"""
+
+
+def test_imitation_is_a_stage_that_is_not_repeated(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = base.train
+
+    def killed(*arguments: object, title: str, **rest: object) -> object:
+        if title.startswith("base"):
+            raise KeyboardInterrupt
+        return real(*arguments, title=title, **rest)
+
+    monkeypatch.setattr(base, "train", killed)
+    assert _base(tmp_path, data, IMITATION) == 130
+    monkeypatch.setattr(base, "train", real)
+    curve = json.loads((tmp_path / "glm" / "run" / "imitation.json").read_text())["curve"]
+    assert curve[-1]["tokens"] >= 600
+    monkeypatch.setattr(base, "Imitation", lambda bert: pytest.fail("trained twice"))
+    assert _base(tmp_path, data, IMITATION) == 0
+
+
+def test_imitation_needs_layers_to_start_from(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _base(tmp_path, data, IMITATION.replace("layers: minilm", "layers: fresh")) == 1
+    assert "imitate needs layers: minilm" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Tokenizer
 from transformers import AutoModel
 
-from training.config import PretrainConfig, RenderConfig, read_yaml
+from model_repo.text import canonical_text
+from training.config import OptimiserConfig, PretrainConfig, RenderConfig, read_yaml
 from training.corpus.dke import build_dke
 from training.corpus.document import CorpusReport
 from training.data.dataset import Dataset, load_dataset
@@ -21,9 +22,10 @@ from training.families.glm import GlmFamily
 from training.loop import train
 from training.models.checkpoint import minilm_path, quiet_transformers
 from training.models.glm.folder import save_glm
-from training.models.glm.model import GLMModel
+from training.models.glm.relevance import RelevanceGlm
 from training.models.glm.transplant import transplant
 from training.models.glm.vocabulary import train_tokenizer
+from training.objectives.imitation import Imitation, TextStream
 from training.stages.artifacts import RunFolder
 from training.stages.pretrain import MixtureStream, pretraining_loss
 from training.streams import Batch
@@ -42,6 +44,8 @@ class BaseRunConfig(BaseModel):
     vocabulary_size: int = Field(default=8192, ge=256)
     layers: Literal["minilm", "fresh"] = "fresh"
     """minilm: layers start from MiniLM's too, which has glm-small's sizes."""
+    imitate: OptimiserConfig | None = None
+    """Before the objectives, train the layers to give MiniLM's states; needs layers: minilm."""
     seed: int = Field(default=0, ge=0)
     render: RenderConfig = RenderConfig(max_tokens=96)
     """How `joint` reads an item against its first field."""
@@ -52,6 +56,8 @@ class BaseRunConfig(BaseModel):
     def _layers_fit(self) -> Self:
         if self.layers == "minilm" and (self.size, self.vocabulary) != ("glm-small", "minilm"):
             raise ValueError("layers: minilm needs size glm-small and vocabulary minilm")
+        if self.imitate and self.layers != "minilm":
+            raise ValueError("imitate needs layers: minilm; fresh layers are far from any state of MiniLM's")
         return self
 
 
@@ -88,7 +94,7 @@ def _pretrain(config: BaseRunConfig, catalogues: Sequence[Path], folder: RunFold
     torch.manual_seed(config.seed)
     model = family.model(segments=0, dropout=0.0)
     if config.layers == "minilm":
-        _start_from_minilm(model.glm, family, datasets)
+        _start_from_minilm(model, family, datasets, config, folder)
     stream = _Catalogues(datasets, family, config)
     curve = train(
         model,
@@ -105,11 +111,40 @@ def _pretrain(config: BaseRunConfig, catalogues: Sequence[Path], folder: RunFold
     )
 
 
-def _start_from_minilm(glm: GLMModel, family: GlmFamily, datasets: Sequence[Dataset]) -> None:
+def _start_from_minilm(
+    model: RelevanceGlm,
+    family: GlmFamily,
+    datasets: Sequence[Dataset],
+    config: BaseRunConfig,
+    folder: RunFolder,
+) -> None:
     quiet_transformers()
     bert = AutoModel.from_pretrained(minilm_path(), dtype=torch.float32)
-    texts = [dataset.item_text(item_id) for dataset in datasets for item_id in list(dataset.items)[:_SAMPLE]]
-    transplant(bert, glm, [family.tokenizer.encode(text).ids[:_SAMPLE] for text in texts])
+    whole = [dataset.item_text(item_id) for dataset in datasets for item_id in list(dataset.items)[:_SAMPLE]]
+    transplant(bert, model.glm, [family.tokenizer.encode(text).ids[:_SAMPLE] for text in whole])
+    if config.imitate is None:
+        return
+    if folder.result("imitation") is None:
+        longest = config.pretrain.max_document_tokens
+        texts = [family.tokenizer.encode(text).ids[:longest] for text in _texts(datasets)]
+        curve = train(
+            model,
+            TextStream(texts, tokens=config.pretrain.batch_tokens, seed=config.seed),
+            Imitation(bert),
+            config.imitate,
+            title=f"imitation of MiniLM ({len(texts)} texts)",
+            journal=folder.journal("imitation"),
+        )
+        folder.finish("imitation", {"curve": curve}, model)
+    folder.load_weights("imitation", model)
+
+
+def _texts(datasets: Sequence[Dataset]) -> Iterator[str]:
+    """Every item as a whole and each of its fields alone, which are as short as queries."""
+    for dataset in datasets:
+        for item_id, item in dataset.items.items():
+            yield dataset.item_text(item_id)
+            yield from filter(None, map(canonical_text, item.fields.values()))
 
 
 def _tokenizer(config: BaseRunConfig, datasets: Sequence[Dataset]) -> Tokenizer | None:
