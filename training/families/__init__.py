@@ -11,7 +11,7 @@ from training.families.base import Family
 from training.families.encoder import EncoderFamily
 from training.families.glm import GlmFamily
 
-__all__ = ["Family", "check_lengths", "open_family", "pair_encoder"]
+__all__ = ["Family", "check_lengths", "lengths_of", "open_family", "pair_encoder"]
 
 
 def open_family(config: RunConfig) -> Family:
@@ -21,14 +21,19 @@ def open_family(config: RunConfig) -> Family:
     return EncoderFamily(config.start, cosine=config.start_from_cosine)
 
 
-def check_lengths(family: Family, wanted: Mapping[str, int]) -> None:
+def check_lengths(model: str, positions: int, wanted: Mapping[str, int]) -> None:
     """`wanted`: tokens by the name of their setting. Raises ConfigError for more than the model has positions."""
-    positions = family.positions()
     for name, tokens in wanted.items():
         if tokens > positions:
-            raise ConfigError(
-                f"{name}: {tokens} tokens, but {family.start_weights} has {positions} positions; lower it"
-            )
+            raise ConfigError(f"{name}: {tokens} tokens, but {model} has {positions} positions; lower it")
+
+
+def lengths_of(config: RunConfig) -> dict[str, int]:
+    """The longest input of each kind that a run reads, by the name of its setting."""
+    lengths = {"render.max_tokens": config.render.max_tokens}
+    if config.pretrain.objectives.get("language"):
+        lengths["pretrain.max_document_tokens"] = config.pretrain.max_document_tokens
+    return lengths
 
 
 def pair_encoder(family: Family, dataset: Dataset, render: RenderConfig) -> PairEncoder:

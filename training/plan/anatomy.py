@@ -25,6 +25,7 @@ class Anatomy:
     layers: int
     hidden: int
     vocabulary: int
+    positions: int
     parameters: int
     layer_weights: int
     head_weights: int
@@ -41,6 +42,7 @@ def glm_anatomy(name: str, config: GLMConfig) -> Anatomy:
         layers=config.num_layers,
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
+        positions=config.max_sequence_length + 1,
         parameters=_count(glm),
         layer_weights=_matrices(glm.transformer.layers),
         head_weights=config.vocab_size * config.hidden_size,
@@ -63,6 +65,7 @@ def encoder_anatomy(name: str, folder: Path, *, segments: int) -> Anatomy:
         layers=config.num_hidden_layers,
         hidden=hidden,
         vocabulary=config.vocab_size,
+        positions=config.max_position_embeddings,
         parameters=_count(masked_lm) + grown + relevance_head,
         layer_weights=_matrices(masked_lm.base_model.encoder),
         head_weights=config.vocab_size * hidden + hidden * hidden,

@@ -13,7 +13,7 @@ import numpy as np
 from model_repo.encoding import PairEncoder
 from training.config import OptimiserConfig, RunConfig
 from training.data.dataset import Dataset, load_dataset
-from training.families import Family, pair_encoder
+from training.families import Family, check_lengths, lengths_of, pair_encoder
 from training.models.embedding import Embedder
 from training.plan.anatomy import Anatomy
 from training.plan.arithmetic import step_flops
@@ -103,6 +103,7 @@ def plan_run(
     dataset = load_dataset(data, strict=False)
     encoder = pair_encoder(start.family, dataset, config.render)
     anatomy = anatomy_of(config, start.family, segments=encoder.spec.segment_count)
+    check_lengths(anatomy.name, anatomy.positions, lengths_of(config))
     embed, embedder, said = open_filter(config.pretrain.icp.embedder)
     share = target.mfu(anatomy.hidden) if mfu is None else mfu
     bench = _Bench(config, anatomy, target, share, draws)

@@ -84,7 +84,8 @@ def _pretrain(config: BaseRunConfig, catalogues: Sequence[Path], folder: RunFold
     datasets = [load_dataset(path, strict=False) for path in catalogues]
     family = GlmFamily(config.size, label_words=("yes", "no"), tokenizer=_tokenizer(config, datasets))
     check_lengths(
-        family,
+        config.size,
+        family.positions(),
         {
             "pretrain.max_document_tokens": config.pretrain.max_document_tokens,
             "render.max_tokens": config.render.max_tokens,

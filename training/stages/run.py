@@ -21,7 +21,7 @@ from training.data.dataset import Dataset, load_dataset
 from training.evaluation.calibrate import fit_calibration
 from training.evaluation.scores import SplitScores
 from training.export.exporter import Trained, export_bundle
-from training.families import Family, check_lengths, open_family, pair_encoder
+from training.families import Family, check_lengths, lengths_of, open_family, pair_encoder
 from training.loop import train
 from training.models.base import RelevanceModel
 from training.models.embedding import MINILM, MiniLmEmbedder, open_embedder
@@ -70,10 +70,7 @@ def open_workshop(config: RunConfig, data: Path | Dataset, out: Path) -> Worksho
     dataset = data if isinstance(data, Dataset) else load_dataset(data, strict=False)
     _warn_of_unknown_fields(config, dataset)
     family = open_family(config)
-    lengths = {"render.max_tokens": config.render.max_tokens}
-    if config.pretrain.objectives.get("language"):
-        lengths["pretrain.max_document_tokens"] = config.pretrain.max_document_tokens
-    check_lengths(family, lengths)
+    check_lengths(family.start_weights, family.positions(), lengths_of(config))
     encoder = pair_encoder(family, dataset, config.render)
     source = PairSource(dataset, encoder)
     folder = RunFolder(out, config)

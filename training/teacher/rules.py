@@ -140,13 +140,14 @@ class Judge:
 def extract_json(content: str) -> dict[str, Any]:
     """The JSON object of a text that may have a code fence or sentences around it.
 
-    Raises ValueError when there is none. Only the first brace is tried: where that object is broken, one inside it
-    would pass for the answer.
+    Raises ValueError when there is none, or when it escapes half of a surrogate pair, which no file could hold.
+    Only the first brace is tried: where that object is broken, one inside it would pass for the answer.
     """
     start = content.find("{")
     if start < 0:
         raise ValueError("no JSON object")
     value, _ = json.JSONDecoder().raw_decode(content, start)
+    json.dumps(value, ensure_ascii=False).encode()
     return dict(value)
 
 

@@ -198,6 +198,15 @@ def test_a_missing_start_of_unknown_size_is_refused(few_items: Path, elsewhere: 
         plan_run(config, few_items)
 
 
+@pytest.mark.parametrize(("name", "positions"), [("demo", 512), ("glm-2b", 1025)])
+def test_lengths_beyond_the_positions_are_refused_by_the_plan_too(
+    name: str, positions: int, few_items: Path, elsewhere: Path
+) -> None:
+    config = load_config(CONFIGS / f"{name}.yaml", [f"render.max_tokens={positions + 1}"])
+    with pytest.raises(ConfigError, match=f"{positions + 1} tokens, but .* has {positions} positions"):
+        plan_run(config, few_items)
+
+
 def test_an_embedder_folder_is_at_hand() -> None:
     _, name, missing = open_filter(str(minilm_path()))
     assert (name, missing) == (str(minilm_path()), None)

@@ -33,6 +33,7 @@ def reasons(content: str | dict[str, Any], language: str = "en", **said: str) ->
         ("[1, 2]", "invalid-json"),
         ("{" * 100_000, "invalid-json"),
         ("", "invalid-json"),
+        ('{"summary": "half a pair \\ud800 of surrogates"}', "invalid-json"),
         ("<think>I wonder {}", "invalid-json"),
         ({"summary": "A service for bills."}, "schema"),
         (GOOD | {"extra": "x"}, "schema"),
