@@ -22,13 +22,13 @@ _STACK = "transformer"
 
 
 def glm_drawing(model: RelevanceGlm) -> Drawing:
-    return _drawing(model.glm.config, module_weights(model, "glm."), yes=model.yes, no=model.no)
+    config = cast("GLMConfig", model.glm.config)
+    return _drawing(config, module_weights(model, "glm."), yes=model.yes, no=model.no)
 
 
 def glm_folder_drawing(folder: Path, *, yes: int, no: int) -> Drawing:
     """A checkpoint folder that is never built as a model. `yes`, `no`: ids of the label words."""
-    config = cast("GLMConfig", GLMConfig.from_pretrained(folder))
-    return _drawing(config, folder_weights(folder), yes=yes, no=no)
+    return _drawing(GLMConfig.from_pretrained(folder), folder_weights(folder), yes=yes, no=no)
 
 
 def random_glm_drawing(config: GLMConfig, *, yes: int = 1, no: int = 2) -> Drawing:
