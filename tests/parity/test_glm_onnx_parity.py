@@ -17,6 +17,7 @@ from training.data.dataset import Dataset
 from training.evaluation.predict import predict
 from training.export.glm_graph import glm_drawing, glm_folder_drawing, glm_shapes, random_glm_drawing
 from training.export.graph import GraphOptions
+from training.export.int8 import derive_int8
 from training.export.writer import GRAPH_FILES, write_graphs
 from training.families.glm import GlmFamily
 from training.models.glm.config import named_config
@@ -82,6 +83,15 @@ def test_half_precision_stays_within_its_gate(
     drawing = glm_drawing(tiny)
     scorer = opened(written(drawing, tmp_path / "g", options), drawing)
     np.testing.assert_allclose(scorer.logits(PAIRS), torch_logits(tiny, PAIRS), atol=2e-3)
+
+
+def test_int8_is_near_and_keeps_no_company(tiny: RelevanceGlm, tmp_path: Path) -> None:
+    drawing = glm_drawing(tiny)
+    derive_int8(written(drawing, tmp_path / "g"), tmp_path / "int8.onnx")
+    scorer = opened(tmp_path / "int8.onnx", drawing)
+    found = scorer.logits(PAIRS)
+    assert 0 < np.abs(found - torch_logits(tiny, PAIRS)).max() < 0.1
+    np.testing.assert_allclose(alone(scorer, PAIRS), found, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", ["glm-tiny", "glm-small"])
