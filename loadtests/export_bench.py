@@ -140,7 +140,8 @@ def bench_family(name: str, family: Family, dataset: Dataset, *, batches: int, r
         print(
             f"{name:8} {variant:28} {row['pairs_per_cpu_s']:7.1f} pairs/s, "
             f"{ratio['median']:.2f} x plain ({ratio['min']:.2f} to {ratio['max']:.2f}), "
-            f"logits within {row['max_abs_logit']:.1e}"
+            f"logits within {row['max_abs_logit']:.1e}",
+            flush=True,
         )
     return {
         "weights": family.start_weights,
