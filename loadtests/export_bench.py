@@ -43,7 +43,7 @@ from training.families.glm import GlmFamily
 from training.rendering import PairSource
 
 MAX_TOKENS, BATCH = 256, 32
-PLAIN = GraphOptions(fused_attention=False, unpad=False, last_q=False)
+PLAIN = GraphOptions(fused_attention=False, unpad=False, pair_by_pair=False, last_q=False)
 SHIPPED = GraphOptions()
 VARIANTS = {
     "plain": PLAIN,
@@ -51,6 +51,7 @@ VARIANTS = {
     "plain + unpad": replace(PLAIN, unpad=True),
     "plain + last_q": replace(PLAIN, last_q=True),
     "shipped": SHIPPED,
+    "shipped - pair_by_pair": replace(SHIPPED, pair_by_pair=False),
     "shipped - fused_attention": replace(SHIPPED, fused_attention=False),
 }
 Batch = Mapping[str, npt.NDArray[np.int64]]

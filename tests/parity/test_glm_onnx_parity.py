@@ -28,11 +28,11 @@ from training.rendering import PairSource
 OPTIONS = [
     GraphOptions(fused_attention=fused, unpad=unpad, last_q=last_q)
     for fused, unpad, last_q in product([False, True], repeat=3)
-]
+] + [GraphOptions(pair_by_pair=False)]
 HALF = [
-    GraphOptions(arithmetic="fp16"),
-    GraphOptions(arithmetic="fp16", wide_residual=True),
-    GraphOptions(arithmetic="fp16", unpad=False, last_q=False),
+    GraphOptions(pair_by_pair=False, arithmetic="fp16"),
+    GraphOptions(pair_by_pair=False, arithmetic="fp16", wide_residual=True),
+    GraphOptions(pair_by_pair=False, arithmetic="fp16", unpad=False, last_q=False),
 ]
 
 
@@ -160,7 +160,9 @@ def expected_kinds(layers: int) -> dict[str, int]:
 @pytest.mark.parametrize("layers", [2, 6, 36])
 def test_the_structure_grows_with_layers_alone(layers: int, tmp_path: Path) -> None:
     config = named_config("glm-2b", num_layers=layers, hidden_size=64, vocab_size=128, segment_count=4)
-    path = written(random_glm_drawing(config), tmp_path / "g", GraphOptions(arithmetic="fp16"))
+    path = written(
+        random_glm_drawing(config), tmp_path / "g", GraphOptions(pair_by_pair=False, arithmetic="fp16")
+    )
     kinds = node_kinds(path)
     assert {kind: kinds[kind] for kind in expected_kinds(layers)} == expected_kinds(layers)
 

@@ -65,7 +65,7 @@ def test_half_precision_stays_within_its_gate(
     wide: bool, trained: Trained, sample: Dataset, tmp_path: Path
 ) -> None:
     drawing = bert_drawing(trained.model)
-    options = GraphOptions(arithmetic="fp16", wide_residual=wide)
+    options = GraphOptions(pair_by_pair=False, arithmetic="fp16", wide_residual=wide)
     scorer = opened(written(drawing, tmp_path / "g", options), drawing)
     pairs = PairSource(sample, trained.encoder).encode(sample.labels("dev")[:32])
     wanted = predict(trained.model, pairs, pad_id=0, title="", quiet=True)
@@ -73,7 +73,11 @@ def test_half_precision_stays_within_its_gate(
 
 
 def test_nothing_is_computed_twice_or_for_padding(trained: Trained, tmp_path: Path) -> None:
-    kinds = node_kinds(written(bert_drawing(trained.model), tmp_path / "g", GraphOptions(arithmetic="fp16")))
+    kinds = node_kinds(
+        written(
+            bert_drawing(trained.model), tmp_path / "g", GraphOptions(pair_by_pair=False, arithmetic="fp16")
+        )
+    )
     layers = 2
     wanted = {
         "Gemm": 6 * layers + 2,

@@ -6,7 +6,7 @@ from typing import Any
 
 from model_repo.spec import FIRST_FIELD_SEGMENT, QUERY_SEGMENT
 from training.export.graph import FLOAT, Builder, Drawing, UnsupportedBackboneError
-from training.export.layout import Layout, attend, layout_of
+from training.export.layout import Layout, layout_of, mix
 from training.export.weights import module_weights
 from training.models.encoder import COSINE_EPS, RelevanceEncoder
 
@@ -60,11 +60,10 @@ def _layer(b: Builder, layout: Layout, x_TD: str, prefix: str, config: Any, *, l
     heads, eps = config.num_attention_heads, config.layer_norm_eps
     narrow_TD = b.convert(x_TD, of=b.stream, to=b.compute)
     query, key, value = (
-        layout.spread(b.linear(narrow_TD, f"{prefix}.attention.self.{part}"))
-        for part in ("query", "key", "value")
+        b.linear(narrow_TD, f"{prefix}.attention.self.{part}") for part in ("query", "key", "value")
     )
-    mixed = attend(b, query, key, value, "lengths", heads=heads, head_width=config.hidden_size // heads)
-    x_TD = _add(b, x_TD, b.linear(layout.collect(mixed), f"{prefix}.attention.output.dense"))
+    mixed_TD = mix(b, layout, (query, key, value), "lengths", heads=heads, width=config.hidden_size)
+    x_TD = _add(b, x_TD, b.linear(mixed_TD, f"{prefix}.attention.output.dense"))
     x_TD = b.norm(x_TD, f"{prefix}.attention.output.LayerNorm", eps=eps, to=b.stream)
     narrow_TD = b.convert(x_TD, of=b.stream, to=b.compute)
     inner = b.op("Gelu", b.linear(narrow_TD, f"{prefix}.intermediate.dense"), approximate="none")

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 
 from training.export.graph import FLOAT, Builder, Drawing
-from training.export.layout import Layout, attend, flat, layout_of
+from training.export.layout import Layout, attend, flat, layout_of, mix
 from training.export.weights import Weights, folder_weights, module_weights, random_weights
 from training.models.glm.config import GLMConfig
 from training.models.glm.relevance import RelevanceGlm
@@ -108,38 +108,36 @@ class _Glm:
 
     def _attention(self, x_TD: str, prefix: str) -> str:
         b, layout = self._b, self._layout
-        q_TD, k_BLD, v_BLD = self._project(x_TD, prefix)
-        mixed_TD = layout.collect(self._attend(layout.spread(q_TD), k_BLD, v_BLD, self._sep_B))
-        sop_BD = self._of_sop(b.op("Gather", q_TD, self._sop_B), k_BLD, v_BLD)
+        q_TD, k_TD, v_TD = self._project(x_TD, prefix)
+        heads, width = self._config.num_attention_heads, self._config.hidden_size
+        mixed_TD = mix(b, layout, (q_TD, k_TD, v_TD), self._sep_B, heads=heads, width=width)
+        sop_BD = self._of_sop(b.op("Gather", q_TD, self._sop_B), k_TD, v_TD)
         mixed_TD = b.op("ScatterND", mixed_TD, b.op("Unsqueeze", self._sop_B, b.ints(1)), sop_BD)
         return self._add(x_TD, b.linear(mixed_TD, f"{prefix}.attention.dense"))
 
     def _attention_of_sop(self, x_TD: str, prefix: str) -> str:
         """[B, D]: the rows that are read, which need everybody's keys and values but nobody else's answer."""
         b = self._b
-        q_BD, k_BLD, v_BLD = self._project(x_TD, prefix, rows=self._sop_B)
-        mixed_BD = self._of_sop(q_BD, k_BLD, v_BLD)
+        q_BD, k_TD, v_TD = self._project(x_TD, prefix, rows=self._sop_B)
+        mixed_BD = self._of_sop(q_BD, k_TD, v_TD)
         return self._add(b.op("Gather", x_TD, self._sop_B), b.linear(mixed_BD, f"{prefix}.attention.dense"))
 
     def _project(self, x_TD: str, prefix: str, *, rows: str | None = None) -> tuple[str, str, str]:
-        """Queries of the stream or of some rows; keys and values spread. The thirds of the one weight lie in a row."""
+        """Queries of the stream or of some rows; keys and values of all of it. One weight holds the three."""
         b, d = self._b, self._config.hidden_size
         name = f"{prefix}.attention.query_key_value"
         normed_TD = self._norm(x_TD, f"{prefix}.input_layernorm")
         asking = b.op("Gather", normed_TD, rows) if rows else normed_TD
         query = b.linear(asking, name, slice(0, d))
         key, value = (b.linear(normed_TD, name, slice(n * d, (n + 1) * d)) for n in (1, 2))
-        return query, self._layout.spread(key), self._layout.spread(value)
+        return query, key, value
 
-    def _of_sop(self, q_BD: str, k_BLD: str, v_BLD: str) -> str:
-        b = self._b
+    def _of_sop(self, q_BD: str, k_TD: str, v_TD: str) -> str:
+        b, heads, width = self._b, self._config.num_attention_heads, self._config.hidden_size
         q_B1D = b.op("Unsqueeze", q_BD, b.ints(1))
-        return flat(b, self._attend(q_B1D, k_BLD, v_BLD, "lengths"), self._config.hidden_size)
-
-    def _attend(self, q: str, k: str, v: str, visible_B: str) -> str:
-        heads = self._config.num_attention_heads
-        width = self._config.hidden_size // heads
-        return attend(self._b, q, k, v, visible_B, heads=heads, head_width=width)
+        k_BLD, v_BLD = self._layout.spread(k_TD), self._layout.spread(v_TD)
+        mixed = attend(b, q_B1D, k_BLD, v_BLD, "lengths", heads=heads, head_width=width // heads)
+        return flat(b, mixed, width)
 
     def _mlp(self, x_TD: str, prefix: str) -> str:
         b = self._b

@@ -39,6 +39,8 @@ class GraphOptions:
     """The standard `Attention` instead of its parts."""
     unpad: bool = True
     """Compute on the tokens of a batch end to end; padding exists only around attention."""
+    pair_by_pair: bool = True
+    """Fused attention in a loop over pairs, so that not even attention meets padding. For CPUs."""
     last_q: bool = True
     """In the last layer compute only the row that is read, where it is one."""
 

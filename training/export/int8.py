@@ -84,10 +84,16 @@ def _integer_product(gemm: onnx.NodeProto, name: str) -> Iterator[onnx.NodeProto
 
 def _replace(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], made: list[onnx.TensorProto]) -> None:
     """Put `nodes` in place of the old ones, and drop what nobody reads any more."""
-    read = {name for node in nodes if node.op_type != "Cast" for name in node.input}
+    read = {name for node in nodes if node.op_type != "Cast" for name in _reads(node)}
     kept = [node for node in nodes if node.op_type != "Cast" or node.output[0] in read]
-    read |= {name for node in kept for name in node.input}
+    read |= {name for node in kept for name in _reads(node)}
     tensors = [tensor for tensor in (*graph.initializer, *made) if tensor.name in read]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(kept)
     graph.initializer.extend(tensors)
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Names a node reads, those of its body included."""
+    inner = [child for attribute in node.attribute for child in attribute.g.node]
+    return set(node.input).union(*(_reads(child) for child in inner))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+from onnx import TensorProto, helper
+
 from training.export.graph import Builder
 
 _HIDDEN = -65504.0
@@ -85,6 +87,48 @@ def layout_of(b: Builder, width: int) -> Layout:
 def flat(b: Builder, x_BLD: str, width: int) -> str:
     """[B * L, D]. The width in figures: shape inference takes an unknown one behind Attention for zero."""
     return b.op("Reshape", x_BLD, b.ints(-1, width))
+
+
+def mix(
+    b: Builder, layout: Layout, qkv_TD: tuple[str, str, str], visible_B: str, *, heads: int, width: int
+) -> str:
+    """Attention within each pair, [T, D] from streams of queries, keys and values."""
+    if b.options.unpad and b.options.fused_attention and b.options.pair_by_pair:
+        return _pair_by_pair(b, qkv_TD, visible_B, heads=heads, width=width)
+    q, k, v = (layout.spread(x_TD) for x_TD in qkv_TD)
+    return layout.collect(attend(b, q, k, v, visible_B, heads=heads, head_width=width // heads))
+
+
+def _pair_by_pair(b: Builder, qkv_TD: tuple[str, str, str], visible_B: str, *, heads: int, width: int) -> str:
+    """A loop over pairs: no padding at all, and keys that stay in the cache. For CPUs; a GPU wants one call."""
+    sequences = [b.op("SplitToSequence", x_TD, "lengths", axis=0) for x_TD in qkv_TD]
+    shape, zero = b.ints(-1, width), b.ints(0)
+    node, info = helper.make_node, helper.make_tensor_value_info
+    nodes = []
+    for name, sequence in zip("qkv", sequences, strict=True):
+        nodes.append(node("SequenceAt", [sequence, "pair_i"], [f"pair_{name}_LD"]))
+        nodes.append(node("Unsqueeze", [f"pair_{name}_LD", zero], [f"pair_{name}"]))
+    nodes += [
+        node("Unsqueeze", ["pair_i", zero], ["pair_index"]),
+        node("Gather", [visible_B, "pair_index"], ["pair_visible"]),
+        node(
+            "Attention", ["pair_q", "pair_k", "pair_v", "", "", "", "pair_visible"], ["pair_mixed"],
+            q_num_heads=heads, kv_num_heads=heads,
+        ),
+        node("Reshape", ["pair_mixed", shape], ["pair_rows"]),
+        node("SequenceInsert", ["pair_before", "pair_rows"], ["pair_after"]),
+        node("Identity", ["pair_go"], ["pair_go_on"]),
+    ]  # fmt: skip
+    rows = [helper.make_tensor_sequence_value_info(f"pair_{x}", b.compute, None) for x in ("before", "after")]
+    body = helper.make_graph(
+        nodes,
+        "pair",
+        [info("pair_i", TensorProto.INT64, []), info("pair_go", TensorProto.BOOL, []), rows[0]],
+        [info("pair_go_on", TensorProto.BOOL, []), rows[1]],
+    )
+    empty = b.op("SequenceEmpty", dtype=b.compute)
+    mixed = b.op("Loop", b.op("Size", "lengths"), "", empty, body=body)
+    return b.op("Reshape", b.op("ConcatFromSequence", mixed, axis=0), shape)
 
 
 def attend(

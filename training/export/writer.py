@@ -32,5 +32,6 @@ def write_graphs(
     """One graph for each precision, and the one weight file they share."""
     with WeightFile(folder / WEIGHT_FILE, drawing.weights) as stored:
         for precision in precisions:
-            options = GraphOptions(arithmetic=precision)
+            # fp16 is for CUDA, where a loop over pairs would be as many small launches.
+            options = GraphOptions(arithmetic=precision, pair_by_pair=precision == "fp32")
             write_graph(drawing, folder / GRAPH_FILES[precision], stored, options)
