@@ -81,8 +81,8 @@ class Builder:
         self._made: dict[tuple[object, ...], str] = {}
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node, or return what an equal one has made already."""
-        key = (kind, inputs, repr(attributes))
+        """Add a node, or return what an equal one has made already. A body is never equal: it reads names outside."""
+        key = (kind, inputs, len(self._nodes) if "body" in attributes else repr(attributes))
         if key not in self._made:
             self._made[key] = self.op_named(f"{kind}_{len(self._nodes)}", kind, *inputs, **attributes)
         return self._made[key]
