@@ -117,7 +117,7 @@ def _train(
 def _spent(stage: dict[str, Any]) -> dict[str, float]:
     """Tokens of a stage, the loss it ended with, and its seconds over all starts where it was timed."""
     last = stage["curve"][-1]
-    timed = {"seconds": round(stage["seconds"], 1)} if "seconds" in stage else {}
+    timed = {"seconds": round(stage["seconds"], 3)} if "seconds" in stage else {}
     return {"tokens": last["tokens"], "loss": round(last["loss"], 4), **timed}
 
 
