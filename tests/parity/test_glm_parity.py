@@ -17,7 +17,7 @@ LOSS = golden_tensors("loss")
 SHARED = ("input_ids", "position_ids", "attention_mask")
 
 
-def close(found: torch.Tensor, wanted: torch.Tensor, bar: float = 1e-5) -> None:
+def assert_close(found: torch.Tensor, wanted: torch.Tensor, bar: float = 1e-5) -> None:
     torch.testing.assert_close(found, wanted, atol=bar, rtol=0.0)
 
 
@@ -29,7 +29,7 @@ def test_every_recorded_case_is_compared() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_logits_agree_to_1e_5(case: str) -> None:
     inputs = {name: FORWARD[f"{case}.{name}"] for name in SHARED}
-    close(golden_model()(**inputs), FORWARD[f"{case}.logits"])
+    assert_close(golden_model()(**inputs), FORWARD[f"{case}.logits"])
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def test_the_classification_head_agrees(labels: int, pool: str) -> None:
     head = GLMForSequenceClassification(golden_model(pool_token=pool), labels=labels).eval()
     for name in ("pool_layer.weight", "pool_layer.bias", "multichoice_head.weight", "multichoice_head.bias"):
         head.get_parameter(name).copy_(HEADS[f"{prefix}.{name}"])
-    close(head(*(HEADS[name] for name in SHARED)), HEADS[f"{prefix}.{pool}.logits"])
+    assert_close(head(*(HEADS[name] for name in SHARED)), HEADS[f"{prefix}.{pool}.logits"])
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def test_the_one_token_cloze_agrees() -> None:
     found = single_token_cloze(
         golden_model(), *(HEADS[name] for name in SHARED), HEADS["singlecloze.target_ids"]
     )
-    close(found, HEADS["singlecloze.logits"])
+    assert_close(found, HEADS["singlecloze.logits"])
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def training_loss(model: GLMModel) -> torch.Tensor:
 
 
 def test_the_loss_of_training_is_the_recorded_one() -> None:
-    close(training_loss(golden_model()), LOSS["loss"])
+    assert_close(training_loss(golden_model()), LOSS["loss"])
 
 
 def test_every_gradient_agrees() -> None:
@@ -103,4 +103,4 @@ def test_every_gradient_agrees() -> None:
     for name, norm in norms.items():
         torch.testing.assert_close(gradients[name].norm(), norm, rtol=1e-4, atol=1e-7, msg=name)
     for key in (key for key in LOSS if key.startswith("grad.")):
-        close(gradients[key.removeprefix("grad.")], LOSS[key], 1e-6)
+        assert_close(gradients[key.removeprefix("grad.")], LOSS[key], 1e-6)
