@@ -3,10 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo serve train test check lint bench
+.PHONY: help setup demo serve train test check lint bench bench-export export-2b
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
 setup: $(VENV)/.done  ## make .venv with everything installed
 
@@ -40,3 +40,10 @@ lint: setup  ## style, types, import contracts
 
 bench: setup  ## the service against a bare session, in one run
 	$(BIN)/python -m loadtests.bench
+
+bench-export: setup  ## what each option of an exported graph is worth on this CPU
+	$(BIN)/python -m loadtests.export_bench
+
+export-2b: setup  ## GLM-2B in fp16 from weights made on the spot, 4 GB into runs/export-2b; START=<folder> for real ones
+	rm -rf runs/export-2b
+	$(BIN)/python -m training.export.large --out runs/export-2b $(if $(START),--start $(START))

@@ -109,7 +109,7 @@ def write(rounds: list[dict[str, Any]]) -> None:
         "command": "make bench",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
-        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         "scenario": f"{CLIENTS} clients x {ITEMS} items, {REQUESTS} requests a round, sample set dev queries",
         "ratio_service_to_bare": {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]},
         "rounds": rounds,
@@ -121,7 +121,7 @@ def write(rounds: list[dict[str, Any]]) -> None:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()

@@ -77,6 +77,8 @@ class RenderSpec(_Frozen):
             raise ValueError(f"template: fields must be present and differ, got {names}")
         if self.plain_text_field not in names:
             raise ValueError(f"plain_text_field {self.plain_text_field!r} is not among the fields {names}")
+        if any(part.kind == "sop" for part in self.template[:-1]):
+            raise ValueError("template: sop is its last part; nothing behind it would be read")
         for part in self.template:
             if part.kind in ("mask", "sop") and getattr(self.special_ids, part.kind) is None:
                 raise ValueError(

@@ -21,7 +21,7 @@ from model_repo.manifest import Manifest
 from model_repo.repository import Repository
 from model_repo.runtime import OnnxScorer
 
-FILES = ["model.onnx", "tokenizer.json", "golden.jsonl", "README.md"]
+FILES = ["model.onnx", "model.fp16.onnx", "weights.bin", "tokenizer.json", "golden.jsonl", "README.md"]
 
 
 @pytest.mark.parametrize("name", FILES)

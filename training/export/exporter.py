@@ -30,14 +30,14 @@ from model_repo.triton import config_pbtxt
 from training.data.dataset import Dataset
 from training.errors import UserError
 from training.evaluation.predict import predict
-from training.export.bert_graph import INPUTS, MIN_ONNXRUNTIME, OPSET, write_bert_graph
 from training.export.card import model_card
 from training.export.golden_pairs import choose_golden
+from training.export.graph import MIN_ONNXRUNTIME, OPSET, Arithmetic
+from training.export.weights import WEIGHT_FILE
+from training.export.writer import GRAPH_FILES, drawing_of, write_graphs
 from training.models.base import RelevanceModel
-from training.models.encoder import RelevanceEncoder
 
 MAX_RELEVANCE_DIFFERENCE = 2e-3
-_GRAPH_FILE = "model.onnx"
 
 
 class ParityError(UserError):
@@ -66,26 +66,37 @@ def export_bundle(
 ) -> Bundle:
     """Write the next version of `name`, verify it as the service will, and return it.
 
-    Raises ParityError beyond |relevance difference| 2e-3 against fp32 PyTorch; the repository is then unchanged.
+    Raises ParityError beyond |relevance difference| 2e-3 against fp32 PyTorch in any precision, and
+    UnsupportedBackboneError for a model that has no graph; the repository is then unchanged.
     """
-    model = trained.model
-    if not isinstance(model, RelevanceEncoder):
-        raise ParityError(f"{type(model).__name__}: only graphs of the encoder family are written")
+    drawing = drawing_of(trained.model)
     version = repository.next_version(name)
     golden = _record_golden(trained, dataset)
     with writing_version(repository.root / name, version) as folder:
-        write_bert_graph(model, folder / _GRAPH_FILE)
+        write_graphs(drawing, folder)
         trained.tokenizer.save(str(folder / TOKENIZER))
         write_golden(folder / GOLDEN, golden)
-        files = {n: sha256(folder / n) for n in (_GRAPH_FILE, TOKENIZER, GOLDEN)}
-        manifest = _manifest(
-            trained, name, version, files, _measure(folder, trained, golden, files), provenance, metrics
+        files = {n: sha256(folder / n) for n in (*GRAPH_FILES.values(), WEIGHT_FILE, TOKENIZER, GOLDEN)}
+        graphs: dict[str, Graph] = {
+            p: _graph(folder, p, drawing.inputs, trained, golden) for p in GRAPH_FILES
+        }
+        manifest = Manifest(
+            name=name,
+            version=version,
+            family=drawing.family,
+            spec=trained.encoder.spec,
+            calibration=trained.calibration,
+            graphs=graphs,
+            files=files,
+            fingerprint=fingerprint(trained.encoder.spec, trained.calibration, graphs, files),
+            provenance=Provenance(created=datetime.now(UTC).isoformat(timespec="seconds"), **provenance),
+            metrics=dict(metrics),
         )
         (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
         files["README.md"] = sha256(folder / "README.md")
         manifest = manifest.model_copy(update={"files": files})
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    replace_text(repository.root / name / "config.pbtxt", config_pbtxt(name, INPUTS))
+    replace_text(repository.root / name / "config.pbtxt", config_pbtxt(name, drawing.inputs))
     bundle = Bundle.load(repository.root / name / version)
     if promote:
         repository.promote(name, version)
@@ -101,43 +112,29 @@ def _record_golden(trained: Trained, dataset: Dataset) -> list[GoldenPair]:
     return [pair.model_copy(update={"logit": z}) for pair, z in zip(chosen, logits, strict=True)]
 
 
-def _manifest(
+def _graph(
+    folder: Path,
+    precision: Arithmetic,
+    inputs: tuple[str, ...],
     trained: Trained,
-    name: str,
-    version: str,
-    files: dict[str, str],
-    agreement: Agreement,
-    provenance: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-) -> Manifest:
-    graph = Graph(
-        file=_GRAPH_FILE,
-        precision="fp32",
+    golden: Sequence[GoldenPair],
+) -> Graph:
+    scorer = OnnxScorer.from_file(
+        folder / GRAPH_FILES[precision], precision, inputs, trained.encoder.spec.special_ids.pad
+    )
+    return Graph(
+        file=GRAPH_FILES[precision],
+        precision=precision,
         opset=OPSET,
         min_onnxruntime=MIN_ONNXRUNTIME,
-        inputs=INPUTS,
-        agreement=agreement,
-    )
-    graphs = {"fp32": graph}
-    return Manifest(
-        name=name,
-        version=version,
-        family="encoder",
-        spec=trained.encoder.spec,
-        calibration=trained.calibration,
-        graphs=graphs,
-        files=files,
-        fingerprint=fingerprint(trained.encoder.spec, trained.calibration, graphs, files),
-        provenance=Provenance(created=datetime.now(UTC).isoformat(timespec="seconds"), **provenance),
-        metrics=dict(metrics),
+        inputs=inputs,
+        weight_files=(WEIGHT_FILE,),
+        agreement=_measure(scorer, trained, golden),
     )
 
 
-def _measure(
-    folder: Path, trained: Trained, golden: Sequence[GoldenPair], files: dict[str, str]
-) -> Agreement:
-    """Compare the written graph with the recorded logits, in one batch and alone."""
-    scorer = OnnxScorer.from_file(folder / _GRAPH_FILE, "fp32", INPUTS, trained.encoder.spec.special_ids.pad)
+def _measure(scorer: OnnxScorer, trained: Trained, golden: Sequence[GoldenPair]) -> Agreement:
+    """Compare a written graph with the recorded logits, in one batch and alone."""
     pairs = EncodedPairs.concat([trained.encoder.encode(pair.query, [pair.fields]) for pair in golden])
     expected = np.array([pair.logit for pair in golden])
     alone = np.concatenate([scorer.logits(pairs.take([row])) for row in range(len(pairs))])
@@ -154,7 +151,7 @@ def _measure(
     if not agreement.max_abs_relevance <= MAX_RELEVANCE_DIFFERENCE:
         worst = golden[int(np.nanargmax(relevance.max(0)))]
         raise ParityError(
-            f"graph and PyTorch differ by {agreement.max_abs_relevance:.4f} in relevance on query "
+            f"{scorer.numerics} graph and PyTorch differ by {agreement.max_abs_relevance:.4f} in relevance on query "
             f"{worst.query!r} (at most {MAX_RELEVANCE_DIFFERENCE}); nothing was exported"
         )
     return agreement
