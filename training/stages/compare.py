@@ -13,6 +13,7 @@ from training.data.pairs import LabelledPair, ScoredPair, read_scores
 from training.data.problems import DataError, Problem, Reason
 from training.evaluation.bootstrap import (
     RESAMPLES,
+    Mask,
     Run,
     paired_difference,
     plain,
@@ -56,36 +57,23 @@ def compare_files(
     }
     masks = {"all": np.ones(len(pairs), dtype=bool), **slice_masks(dataset, pairs)}
     first, *others = runs
+
+    def measured(name: str, mask: Mask) -> dict[str, Any]:
+        return plain(seed_means(pairs, runs[name], scale=scale, mask=mask, resamples=resamples))
+
+    def minus_first(name: str, mask: Mask) -> dict[str, Any]:
+        a, b = runs[name], runs[first]
+        return plain(paired_difference(pairs, a, b, scale=scale, mask=mask, resamples=resamples))
+
     return {
         "dataset": dataset.card.name,
         "relevant_from": scale.relevant_from,
         "threshold": runs[first].threshold,
         "resamples": resamples,
         "slices": slice_sizes(pairs, masks),
-        "models": {
-            name: {
-                label: plain(seed_means(pairs, run, scale=scale, mask=mask, resamples=resamples))
-                for label, mask in masks.items()
-            }
-            for name, run in runs.items()
-        },
+        "models": {n: {label: measured(n, mask) for label, mask in masks.items()} for n in runs},
         "calibration": _calibration_errors(pairs, scores, scale.relevant_from),
-        "differences": {
-            name: {
-                label: plain(
-                    paired_difference(
-                        pairs,
-                        runs[name],
-                        runs[first],
-                        scale=scale,
-                        mask=mask,
-                        resamples=resamples,
-                    )
-                )
-                for label, mask in masks.items()
-            }
-            for name in others
-        },
+        "differences": {n: {label: minus_first(n, mask) for label, mask in masks.items()} for n in others},
     }
 
 
