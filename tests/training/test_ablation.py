@@ -63,7 +63,8 @@ def test_cells_differ_in_what_their_name_says() -> None:
     assert Cell(0, 1.0, "joint-only").config(grid).pretrain.objectives == {"joint": 1.0}
     assert Cell(0, 1.0, "rcd-only").config(grid).pretrain.weights == {"dke": 0.0, "icp": 0.0, "rcd": 1.0}
     assert Cell(0, 0.05, "none").config(grid).sft.label_share == 0.05
-    assert Cell(0, 1.0, "none-longer").config(grid).sft.optimiser.tokens == 4500
+    for longer in ("none-longer", "sbert-cross-encoder-longer"):
+        assert Cell(0, 1.0, longer).config(grid).sft.optimiser.tokens == 4500
 
 
 def test_every_variant_has_a_title() -> None:

@@ -64,6 +64,8 @@ RECIPES = {
 }
 """`-dke` leaves a corpus out and `dke-only` the two others; `joint-only` keeps all corpora and drops the other
 objectives; `none` is SFT alone, and `none-longer` spends the tokens of pre-training on SFT too."""
+_LONGER_BASELINES = ("sbert-cross-encoder-longer",)
+"""As `none-longer`: a library's trainer with as many tokens as the whole recipe."""
 UNTRAINED = ("bm25", "minilm-cosine")
 """Baselines that read no label and draw nothing: one cell whatever the seeds and shares."""
 
@@ -135,6 +137,8 @@ class Cell:
     def config(self, grid: AblationConfig) -> RunConfig:
         """The recipe of this cell."""
         config = RECIPES.get(self.variant, RECIPES[FULL]).change(grid.run)
+        if self.variant in _LONGER_BASELINES:
+            config = _longer(config)
         sft = config.sft.model_copy(update={"label_share": self.label_share})
         return config.model_copy(update={"seed": self.seed, "sft": sft})
 

@@ -30,6 +30,7 @@ TITLES = {
     NONE: "SFT alone",
     "none-longer": "SFT alone, all tokens",
     "sbert-cross-encoder": "sentence-transformers CrossEncoder",
+    "sbert-cross-encoder-longer": "sentence-transformers CrossEncoder, all tokens",
     "dssm": "DSSM",
     "minilm-cosine": "MiniLM cosine, zero-shot",
     "bm25": "BM25",

@@ -36,6 +36,7 @@ BASELINES: dict[str, Baseline] = {
     "minilm-cosine": _cosine,
     "dssm": dssm,
     "sbert-cross-encoder": cross_encoder,
+    "sbert-cross-encoder-longer": cross_encoder,
 }
 
 
