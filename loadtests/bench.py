@@ -7,19 +7,15 @@ are interleaved, because machines drift; ratios within a round are what counts.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from loadtests.record import RESULTS, write_result
 from model_repo.bundle import Bundle
 from model_repo.encoding import EncodedPairs
 from model_repo.repository import Repository
@@ -28,7 +24,6 @@ from training.data.dataset import Dataset, load_dataset
 from training.demo import serving
 
 BUNDLES, DATA = Path("model_repo/bundles"), Path("data/sample")
-RESULTS = Path("loadtests/results")
 ROUNDS, CLIENTS, ITEMS, REQUESTS = 5, 32, 10, 64
 
 
@@ -102,30 +97,15 @@ def main() -> int:
 def write(rounds: list[dict[str, Any]]) -> None:
     """JSON of every round, and the medians with their spread on the screen."""
     ratios = sorted(r["service"]["pairs_per_s"] / r["bare_pairs_per_s"] for r in rounds)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     result = {
-        "command": "make bench",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         "scenario": f"{CLIENTS} clients x {ITEMS} items, {REQUESTS} requests a round, sample set dev queries",
         "ratio_service_to_bare": {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]},
         "rounds": rounds,
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "bench.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(RESULTS / "bench.json", "make bench", result)
     print(
         f"service / bare session: median {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     )
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

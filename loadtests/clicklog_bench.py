@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
+from loadtests.record import write_result
 from training.corpus.document import CorpusReport
 from training.corpus.icp import IcpConfig, build_icp
 from training.corpus.mining import DuckDbConfig, mine
@@ -162,24 +161,13 @@ def write(
 ) -> None:
     """JSON of both sizes; the load average before tells whether the machine was shared."""
     result = {
-        "command": f"python -m loadtests.clicklog_bench --rows {options.rows}",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "load_average_before": load,
         "duckdb": limits.model_dump(mode="json"),
         "rules": RULES.model_dump(mode="json"),
         "log": {"queries": QUERIES, "items": ITEMS, "topics": TOPICS, "vector_size": DIMENSION},
         "sizes": sizes,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+    write_result(options.out, f"python -m loadtests.clicklog_bench --rows {options.rows}", result)
 
 
 if __name__ == "__main__":

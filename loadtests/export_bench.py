@@ -10,16 +10,13 @@ on them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ import onnxruntime as ort
 import torch
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
-from loadtests.bench import RESULTS, processor
+from loadtests.record import RESULTS, write_result
 from model_repo.encoding import PairEncoder
 from training.config import RenderConfig
 from training.data.dataset import Dataset, load_dataset
@@ -166,24 +163,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "encoder": EncoderFamily(),
         "glm": GlmFamily("glm-small", label_words=("yes", "no")),
     }
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     result = {
-        "command": "make bench-export",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "machine": f"{processor()}, one thread",
         "onnxruntime": ort.__version__,
         "scenario": f"{chosen.batches} batches of {BATCH} test pairs of {dataset.card.name}, in random order, at most "
-        f"{MAX_TOKENS} tokens, {chosen.rounds} interleaved rounds, processor time",
+        f"{MAX_TOKENS} tokens, {chosen.rounds} interleaved rounds, one thread, processor time",
         "families": {
             name: bench_family(name, family, dataset, batches=chosen.batches, rounds=chosen.rounds)
             for name, family in families.items()
         },
     }
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(chosen.out, "make bench-export", result)
     return 0
 
 

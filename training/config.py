@@ -196,4 +196,7 @@ def _apply(raw: Any, change: str) -> None:
         raise ConfigError(
             f"{change!r} changes nothing; write field=value, such as sft.optimiser.tokens=200000"
         )
-    raw[last] = yaml.safe_load(value)
+    try:
+        raw[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{change!r}: the value is not YAML; quote it: {error}") from error

@@ -53,7 +53,12 @@ def test_a_change_reaches_the_configuration(
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("sft_alone", "changes nothing"), ("bundle.x=1", "changes nothing"), ("sft.epochs=2", "sft.epochs")],
+    [
+        ("sft_alone", "changes nothing"),
+        ("bundle.x=1", "changes nothing"),
+        ("sft.epochs=2", "sft.epochs"),
+        ("seed=[", "the value is not YAML"),
+    ],
 )
 def test_a_change_that_fits_nowhere_is_said(
     arguments: list[str], change: str, message: str, capsys: pytest.CaptureFixture[str]

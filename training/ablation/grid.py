@@ -64,8 +64,8 @@ RECIPES = {
 }
 """`-dke` leaves a corpus out and `dke-only` the two others; `joint-only` keeps all corpora and drops the other
 objectives; `none` is SFT alone, and `none-longer` spends the tokens of pre-training on SFT too."""
-_LONGER_BASELINES = ("sbert-cross-encoder-longer",)
-"""As `none-longer`: a library's trainer with as many tokens as the whole recipe."""
+_BASELINE_CHANGES: dict[str, _Change] = {"sbert-cross-encoder-longer": _longer}
+"""Baselines read `run` too; this one gets as many tokens as the whole recipe, as `none-longer` does."""
 UNTRAINED = ("bm25", "minilm-cosine")
 """Baselines that read no label and draw nothing: one cell whatever the seeds and shares."""
 
@@ -136,9 +136,8 @@ class Cell:
 
     def config(self, grid: AblationConfig) -> RunConfig:
         """The recipe of this cell."""
-        config = RECIPES.get(self.variant, RECIPES[FULL]).change(grid.run)
-        if self.variant in _LONGER_BASELINES:
-            config = _longer(config)
+        changes = {name: recipe.change for name, recipe in RECIPES.items()} | _BASELINE_CHANGES
+        config = changes.get(self.variant, RECIPES[FULL].change)(grid.run)
         sft = config.sft.model_copy(update={"label_share": self.label_share})
         return config.model_copy(update={"seed": self.seed, "sft": sft})
 

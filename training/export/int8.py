@@ -1,4 +1,4 @@
-"""Derives an int8 graph for CPUs from a written fp32 one, by command; nothing of it is committed.
+"""Derives an int8 graph for CPUs from a written fp32 one. Bundles hold none; `make bench-export` measures it.
 
 Activations are quantised row by row as they come, weights by output column beforehand. The usual dynamic quantisation
 (onnxruntime.quantization) takes one scale for the whole batch: it is faster, but a pair's score then depends on the
